@@ -1,0 +1,1 @@
+"""SHELL: the only folder that knows mitmproxy.  `mitmdump -s addons/promptweir.py`."""

@@ -1,0 +1,137 @@
+"""Everything that lives as long as the proxy: the state folder, the store, the stack of layers."""
+
+import logging
+import os
+import secrets
+import string
+import time
+from pathlib import Path
+
+from platformdirs import user_state_path
+
+from promptweir.layers.atoms import Rules
+from promptweir.layers.config import Config
+from promptweir.layers.contract import Layer
+from promptweir.layers.dialects.registry import CODECS
+from promptweir.layers.exact import ExactCache, Policy
+from promptweir.layers.providers import PROVIDERS, Registry
+from promptweir.layers.sessions import SessionLog
+from promptweir.layers.stores.sqlite import SqliteStore
+
+logger = logging.getLogger("promptweir")
+
+PEPPER_BYTES = 32
+PRIVATE_FOLDER, PRIVATE_FILE = 0o700, 0o600
+_ALPHABET = string.ascii_letters + string.digits
+
+
+def state_folder(config: Config) -> Path:
+    """Return the folder for everything that is kept."""
+    return Path(config.state).expanduser() if config.state else user_state_path("promptweir")
+
+
+def now_ns() -> int:
+    """Return the wall clock: entries outlive the process."""
+    return time.time_ns()
+
+
+def token(chars: int) -> str:
+    """Return random letters and digits for ids."""
+    return "".join(secrets.choice(_ALPHABET) for _ in range(chars))
+
+
+def pepper(folder: Path) -> bytes:
+    """Return the secret that keys all hashes of credentials; made on first use.
+
+    Without a writable folder it is made anew in each run, and the cache starts empty.
+    """
+    path = folder / "pepper"
+    fresh = secrets.token_bytes(PEPPER_BYTES)
+    try:
+        folder.mkdir(mode=PRIVATE_FOLDER, parents=True, exist_ok=True)
+        # Written whole under another name first, so that two proxies that start at once agree on one.
+        partial = folder / f".pepper-{os.getpid()}-{secrets.token_hex(4)}"
+        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, PRIVATE_FILE)
+        try:
+            os.write(descriptor, fresh)
+        finally:
+            os.close(descriptor)
+        try:
+            os.link(partial, path)
+        except FileExistsError:
+            pass
+        finally:
+            partial.unlink()
+        known = path.read_bytes()
+    except OSError as error:
+        logger.warning(
+            "The state folder %s is not usable (%s); nothing is kept beyond this run.", folder, error.strerror
+        )
+        return fresh
+    return known if len(known) == PEPPER_BYTES else fresh
+
+
+class Engine:
+    """The stack and what it stands on."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.folder = state_folder(config)
+        self.pepper = pepper(self.folder)
+        self.registry = Registry(config.hosts)
+        self.store = SqliteStore(
+            self.folder / "cache",
+            max_bytes=config.l1a_max_bytes,
+            max_entries=config.l1a_max_entries,
+            front_max_bytes=config.l1a_front_max_bytes,
+            max_trips=config.trips_max,
+            now_ns=now_ns,
+        )
+        self.exact = self._exact(config)
+        self.layers: tuple[Layer, ...] = (self.exact,) if config.l1a_enabled else ()
+
+    def open(self) -> None:
+        """Open the store; trouble with it is a warning."""
+        self.store.open()
+        for warning in self.store.warnings:
+            logger.warning("%s", warning)
+
+    def close(self) -> None:
+        """Write out what is pending."""
+        self.store.close()
+
+    def _exact(self, config: Config) -> ExactCache:
+        searching = {provider.name for provider in PROVIDERS if provider.searches}
+
+        def origin_of(host: str) -> str:
+            origin = config.upstream.get(host)
+            return f"{origin.scheme}://{origin.host}:{origin.port}" if origin else ""
+
+        return ExactCache(
+            store=self.store,
+            codecs=CODECS,
+            rules=Rules(clock=config.l1a_clock, uuids=config.l1a_uuids, relocate=config.l1a_relocate),
+            policy=Policy(
+                ttl_ns=config.l1a_ttl_s * 10**9,
+                max_temperature=config.l1a_max_temperature,
+                read_only=config.l1a_read_only,
+                mutating=config.l1a_mutating,
+                provider_tools=config.l1a_provider_tools,
+            ),
+            sessions=SessionLog(
+                retry_window_ns=config.l1a_retry_window_s * 10**9, loop_repeats=config.l1a_loop_repeats
+            ),
+            origin_of=origin_of,
+            searches=searching.__contains__,
+            token=token,
+            now_ns=now_ns,
+        )
+
+
+def report(layer: str, error: BaseException) -> None:
+    """Log that *layer* failed.  The text of an error may quote a prompt, so only its type and place are told."""
+    frame = error.__traceback__
+    while frame is not None and frame.tb_next is not None:
+        frame = frame.tb_next
+    where = f"{Path(frame.tb_frame.f_code.co_filename).name}:{frame.tb_lineno}" if frame else "?"
+    logger.warning("Layer %s failed (%s at %s); the call went to the provider.", layer, type(error).__name__, where)

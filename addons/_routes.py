@@ -1,0 +1,86 @@
+"""Where a request goes: which provider it means, which origin serves it, and what is answered on the spot.
+
+The gateway port speaks to nobody by itself: the path decides the provider.  Everything here happens before a
+connection to anyone is made.
+"""
+
+import json
+from dataclasses import dataclass
+
+from mitmproxy import http
+from mitmproxy.proxy.mode_specs import ReverseMode, TransparentMode
+
+from promptweir.layers.config import Config
+from promptweir.layers.contract import Dialect
+from promptweir.layers.providers import NATIVE, Registry, dialect_of, gateway_route_of
+
+GATEWAY_HOST = "gateway.invalid"
+"""The target of the gateway's reverse mode; it cannot exist, so nothing goes there by mistake."""
+
+UPGRADE_REQUIRED = 426
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """The provider that a request means."""
+
+    provider: str
+    host: str
+
+
+def target_of(flow: http.HTTPFlow, registry: Registry) -> Target | None:
+    """Return the provider that *flow* means; None when it is none of ours."""
+    if is_gateway(flow):
+        names = frozenset(name.lower() for name in flow.request.headers)
+        route = gateway_route_of(flow.request.path.partition("?")[0], names)
+        return Target(route.provider, route.host) if route else None
+    host = flow.request.host
+    if isinstance(flow.client_conn.proxy_mode, TransparentMode) and flow.client_conn.sni:
+        # Only an address is known there; the name was in the TLS handshake, and the certificate was made for it.
+        host = flow.client_conn.sni
+    provider = registry.provider_of(host)
+    return Target(provider.name, host.lower().rstrip(".")) if provider else None
+
+
+def is_gateway(flow: http.HTTPFlow) -> bool:
+    """Tell whether the request came in at the gateway port."""
+    mode = flow.client_conn.proxy_mode
+    return isinstance(mode, ReverseMode) and mode.address[0] == GATEWAY_HOST
+
+
+def direct(flow: http.HTTPFlow, target: Target, config: Config) -> None:
+    """Point *flow* at the origin that serves *target*."""
+    origin = config.upstream.get(target.host)
+    if origin is not None:
+        flow.request.scheme, flow.request.host, flow.request.port = origin.scheme, origin.host, origin.port
+    elif is_gateway(flow) and target.provider != NATIVE.name:
+        flow.request.scheme, flow.request.host, flow.request.port = "https", target.host, 443
+
+
+def is_responses_websocket(flow: http.HTTPFlow) -> bool:
+    """Tell whether this is Codex's attempt to speak WebSocket on the Responses path."""
+    return (
+        flow.request.method == "GET"
+        and flow.request.headers.get("upgrade", "").lower() == "websocket"
+        and dialect_of(flow.request.path.partition("?")[0]) is Dialect.OPENAI_RESPONSES
+    )
+
+
+def refuse_websocket(flow: http.HTTPFlow) -> None:
+    """Answer 426: Codex then falls back to POST at once; any other status costs it seven tries."""
+    flow.response = problem(UPGRADE_REQUIRED, "WebSocket is not offered here; use POST with server-sent events.")
+
+
+def refuse_gateway_path(flow: http.HTTPFlow) -> None:
+    """Answer a path of the gateway that names no provider."""
+    path = flow.request.path.partition("?")[0]
+    if flow.request.method in {"GET", "HEAD"} and path == "/":
+        flow.response = http.Response.make(200, b'{"service":"promptweir"}', {"content-type": "application/json"})
+    else:
+        flow.response = problem(404, "This path belongs to no provider that the gateway knows.")
+
+
+def problem(status: int, message: str) -> http.Response:
+    """Return an error in the shape that the SDKs of all providers read."""
+    body = {"type": "error", "error": {"type": "promptweir_error", "code": status, "message": message}}
+    return http.Response.make(status, json.dumps(body).encode(), {"content-type": "application/json"})

@@ -1,0 +1,1 @@
+"""The certificate authority: make, inspect, constrain, trust, untrust; bundles per TLS stack."""

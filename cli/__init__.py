@@ -1,0 +1,1 @@
+"""Commands and client connectors; thin."""

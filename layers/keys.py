@@ -1,0 +1,77 @@
+"""Keys: length-prefixed, so that they are injective, and the tenant comes first."""
+
+import hashlib
+from collections.abc import Iterable
+from urllib.parse import parse_qsl
+
+from promptweir.layers.canonical import Canonical
+from promptweir.layers.contract import Dialect, Encoding, Prompt
+
+VERSION = b"1"
+"""Changes whenever the canonical form does: old entries are then never found, and age out."""
+
+_STREAMED_METHODS = (
+    (":streamGenerateContent", ":generateContent"),
+    (":streamRawPredict", ":rawPredict"),
+    ("/invoke-with-response-stream", "/invoke"),
+)
+_QUERY_LEFT_OUT = frozenset({"key", "alt", "access_token", "$alt"})
+"""Credentials belong to the tenant, ``alt`` to the layout."""
+
+
+def digest_of(parts: Iterable[bytes]) -> bytes:
+    """Return 32 bytes that differ whenever the sequence of *parts* does."""
+    digest = hashlib.blake2b(digest_size=32)
+    for part in parts:
+        digest.update(len(part).to_bytes(8, "big"))
+        digest.update(part)
+    return digest.digest()
+
+
+def endpoint_of(path: str) -> str:
+    """Return *path* with a streaming method replaced by its plain twin: both ask the same question."""
+    for streamed, plain in _STREAMED_METHODS:
+        if path.endswith(streamed):
+            return path.removesuffix(streamed) + plain
+    return path
+
+
+def key_of(prompt: Prompt, canonical: Canonical, *, origin: str, parent: bytes, usage: bool) -> bytes:
+    """Return the key of *prompt*.
+
+    *origin* is where the call really goes (empty: the provider's own host); *parent* the canonical state that
+    ``previous_response_id`` stands for (empty: none); *usage* whether the answer has to carry token counts.
+    """
+    facts = prompt.facts
+    query = sorted(
+        (name, value) for name, value in parse_qsl(prompt.query, keep_blank_values=True) if name not in _QUERY_LEFT_OUT
+    )
+    headers = [part.encode() for pair in prompt.headers for part in pair]
+    pairs = [part.encode() for pair in query for part in pair]
+    return digest_of(
+        (
+            prompt.tenant,
+            VERSION,
+            prompt.dialect.value.encode(),
+            prompt.provider.encode(),
+            prompt.host.encode(),
+            origin.encode(),
+            endpoint_of(prompt.path).encode(),
+            len(pairs).to_bytes(4, "big"),
+            *pairs,
+            len(headers).to_bytes(4, "big"),
+            *headers,
+            b"stored" if facts.stored else b"",
+            parent,
+            b"usage" if usage else b"",
+            canonical.digest,
+        )
+    )
+
+
+def wants_usage(prompt: Prompt) -> bool:
+    """Tell whether the client expects token counts: only a streamed chat completion may go without."""
+    return (
+        not (prompt.dialect is Dialect.OPENAI_CHAT and prompt.facts.encoding is Encoding.SSE)
+        or prompt.facts.include_usage
+    )
