@@ -20,6 +20,7 @@ from mitmproxy.addonmanager import Loader
 
 from promptweir.addons import _flows, _options, _routes, _streaming
 from promptweir.addons._call import Call
+from promptweir.addons._certstore import LeafStore
 from promptweir.addons._engine import Engine, now_ns, report, token
 from promptweir.addons._native import is_native, send_on, translate_back
 from promptweir.addons._tee import Tee
@@ -127,7 +128,7 @@ class Promptweir(_streaming.StreamingHooks):
         host = data.client_hello.sni or (data.context.server.address[0] if data.context.server.address else "")
         mode = data.context.client.proxy_mode
         gateway = getattr(mode, "address", ("",))[0] == _routes.GATEWAY_HOST
-        if not gateway and (engine is None or engine.registry.provider_of(host) is None):
+        if not gateway and (engine is None or engine.registry.provider_of(host) is None or not _may_sign(host)):
             data.ignore_connection = True
 
     # --- HTTP
@@ -451,6 +452,12 @@ def _with_usage(row: Row, usage: Usage) -> Row:
     return msgspec.structs.replace(
         row, input_tokens=usage.input_tokens, output_tokens=usage.output_tokens, cached_tokens=usage.cached_tokens
     )
+
+
+def _may_sign(host: str) -> bool:
+    """Tell whether a certificate of ours for *host* would be taken: a constrained CA made for other hosts is of no use."""
+    store = getattr(ctx.master.addons.get("tlsconfig"), "certstore", None)  # type: ignore[no-untyped-call]
+    return not isinstance(store, LeafStore) or store.authority.covers(host)
 
 
 def _is_loopback(host: str) -> bool:

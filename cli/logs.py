@@ -1,8 +1,8 @@
 """Where log lines go: standard error, or a bounded private file for a detached proxy.  One line each, no tracebacks."""
 
 import logging
+import os
 import traceback
-from collections.abc import Callable
 from io import TextIOWrapper
 from logging.handlers import RotatingFileHandler
 from pathlib import Path, PurePath
@@ -41,18 +41,44 @@ class _PrivateFile(RotatingFileHandler):
         return stream
 
 
-def to_stderr() -> None:
-    """Log to standard error."""
-    _install(logging.StreamHandler())
+class StderrLog:
+    """Log to standard error.
+
+    Until ``started``, errors are left out: the first of them stops the start, and is then the one line that is printed.
+    """
+
+    def __init__(self) -> None:
+        self._handler = logging.StreamHandler()
+        self._handler.addFilter(_below_error)
+
+    def install(self) -> None:
+        """Begin."""
+        _install(self._handler)
+
+    def started(self) -> None:
+        """Say everything from now on."""
+        self._handler.removeFilter(_below_error)
 
 
-def to_file(state: State) -> Callable[[], None]:
-    """Return a function that starts logging to the state folder's file."""
+class FileLog:
+    """Log to the state folder's file."""
 
-    def install() -> None:
-        _install(_PrivateFile(state.log, maxBytes=MAX_LOG_BYTES, backupCount=OLD_LOGS, encoding="utf-8"))
+    def __init__(self, state: State) -> None:
+        self._path = state.log
 
-    return install
+    def install(self) -> None:
+        """Begin."""
+        _install(_PrivateFile(self._path, maxBytes=MAX_LOG_BYTES, backupCount=OLD_LOGS, encoding="utf-8"))
+
+    def started(self) -> None:
+        """Let go of standard error, a pipe to the parent: whoever waits at its other end goes on."""
+        null = os.open(os.devnull, os.O_RDWR)
+        os.dup2(null, 2)
+        os.close(null)
+
+
+def _below_error(record: logging.LogRecord) -> bool:
+    return record.levelno < logging.ERROR
 
 
 def _install(handler: logging.Handler) -> None:

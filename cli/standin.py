@@ -281,10 +281,7 @@ def _json_reply(doc: Json) -> Reply:
     return Reply(content_type="application/json", chunks=(compact(doc),), doc=doc)
 
 
-async def _run(arguments: argparse.Namespace) -> None:
-    tls = (arguments.cert, arguments.key) if arguments.cert else None
-    server = StandIn(port=arguments.port, tls=tls, chunk_delay_s=arguments.chunk_delay_s, log=arguments.log)
-    server.mode = arguments.mode
+async def _run(server: StandIn) -> None:
     async with server:
         print(server.origin, flush=True)  # noqa: T201 - whoever started us reads the port from here
         await asyncio.Event().wait()
@@ -299,10 +296,17 @@ def main() -> None:
     parser.add_argument("--log", type=Path, help="file that gets a JSON line per call")
     parser.add_argument("--mode", default="", help="trouble for every LLM call, see standin_trouble")
     parser.add_argument("--chunk-delay-s", type=float, default=0.0)
+    given = parser.parse_args()
+    tls = (given.cert, given.key) if given.cert and given.key else None
+    server = StandIn(port=given.port, tls=tls, chunk_delay_s=given.chunk_delay_s, log=given.log)
+    server.mode = given.mode
     try:
-        asyncio.run(_run(parser.parse_args()))
+        read_trouble(given.mode.removeprefix("once:").partition("#")[0])
+        asyncio.run(_run(server))
     except KeyboardInterrupt:
         return
+    except (OSError, ValueError, OverflowError) as error:
+        parser.error(str(error))
 
 
 if __name__ == "__main__":

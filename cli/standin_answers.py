@@ -195,7 +195,7 @@ def _is_named(tool: str, prompt: str) -> bool:
 
 def _call(tool: Tool, ask: Ask, command: str = "") -> ToolUse:
     path = _under(ask, _file_of(ask) or "README.md")
-    command = command or f"cat {path}"
+    command = command or f'cat "{path}"'  # a path may hold blanks
     if tool.custom:
         script = f"const r = await tools.exec_command({{cmd: {json.dumps(command)}}}); text(r);"
         return ToolUse(name=tool.name, text=script)

@@ -76,11 +76,11 @@ def up(
     if detach:
         announce(start(plan), plan.state)
     elif hand_over:
-        serve(plan, logs.to_file(plan.state), on_ready=lambda _: _let_go_of_stderr())
+        serve(plan, logs.FileLog(plan.state))
     else:
         for name in sources.strangers(os.environ):
             typer.echo(f"promptweir: {name} is set, but there is no such option", err=True)
-        serve(plan, logs.to_stderr, on_ready=lambda running: announce(running, plan.state))
+        serve(plan, logs.StderrLog(), on_ready=lambda running: announce(running, plan.state))
 
 
 def planned(
@@ -107,7 +107,7 @@ def planned(
     )
 
 
-def serve(plan: Plan, set_up_logs: Callable[[], None], on_ready: Callable[[Running], None]) -> None:
+def serve(plan: Plan, log: logs.StderrLog | logs.FileLog, on_ready: Callable[[Running], None] | None = None) -> None:
     """Run the proxy in this process until it is told to stop."""
     # Late: mitmproxy takes half a second to import, and most commands do without it.
     from promptweir.addons import _master
@@ -116,7 +116,7 @@ def serve(plan: Plan, set_up_logs: Callable[[], None], on_ready: Callable[[Runni
     os.umask(0o077)
     plan.state.make()
     with plan.state.hold():
-        set_up_logs()
+        log.install()
         _prepare_ca(plan)
 
         def ready(listening: _master.Listening) -> None:
@@ -131,7 +131,9 @@ def serve(plan: Plan, set_up_logs: Callable[[], None], on_ready: Callable[[Runni
                 started_at_s=time.time(),
             )
             plan.state.write(running)
-            on_ready(running)
+            log.started()
+            if on_ready is not None:
+                on_ready(running)
 
         sockets = _master.Sockets(host=plan.host, port=plan.port, gateway_port=plan.gateway_port, modes=plan.modes)
         settings = {**plan.settings.all, "promptweir_state": str(plan.state.folder)}
@@ -213,10 +215,3 @@ def _read_all(child: subprocess.Popen[bytes]) -> str:
         if said[0]:
             child.wait(5)
     return said[0].decode(errors="replace")[:MAX_COMPLAINT_CHARS]
-
-
-def _let_go_of_stderr() -> None:
-    """Close the pipe to the parent: whoever waits at its other end goes on."""
-    null = os.open(os.devnull, os.O_RDWR)
-    os.dup2(null, 2)
-    os.close(null)

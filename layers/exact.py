@@ -69,6 +69,10 @@ class Store(Protocol):
         """Take in *entry*; never blocks."""
         ...
 
+    def touch(self, key: bytes) -> None:
+        """Count an answer given from the entry under *key*."""
+        ...
+
     def link(self, tenant: bytes, response_id: str, state: bytes) -> None:
         """Remember the conversation state that *response_id* stands for."""
         ...
@@ -178,6 +182,7 @@ class ExactCache:
             body = self._replayed(prompt, call, entry)
         except UnfitError as unfit:
             return Pass(reason=f"unfit-{unfit}")
+        self._store.touch(entry.key)
         self._answered(prompt, call, now_ns)
         encoding = prompt.facts.encoding
         content_type = entry.content_type if entry.encoding == encoding.value else CONTENT_TYPES[encoding]

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 
 COMMAND_WAIT_S = 100
 
-type Cli = Callable[..., subprocess.CompletedProcess[str]]
+type Done = subprocess.CompletedProcess[str]
+type Cli = Callable[..., Done]
 
 
 def environment(**extra: str) -> dict[str, str]:

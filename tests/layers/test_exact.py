@@ -34,6 +34,9 @@ class Shelf:
     def put(self, entry: Entry) -> None:
         self.entries[entry.key] = entry
 
+    def touch(self, key: bytes) -> None:
+        assert key in self.entries
+
     def link(self, tenant: bytes, response_id: str, state: bytes) -> None:
         self.links[tenant, response_id] = state
 

@@ -260,6 +260,16 @@ def test_a_cut_aws_stream_is_noticed(data: st.DataObject) -> None:
         list(events(frames_of(body[:cut], Encoding.AWS_EVENT_STREAM), Encoding.AWS_EVENT_STREAM))
 
 
+def test_a_wrong_prelude_checksum_is_noticed_though_that_of_the_message_is_right() -> None:
+    body = bytearray(bedrock_chunk({"type": "a"}))
+    body[8] ^= 1
+    body[-4:] = struct.pack(">I", binascii.crc32(body[:-4]))
+
+    (frame,) = frames_of(bytes(body), Encoding.AWS_EVENT_STREAM)
+
+    assert frame.doc is None
+
+
 def test_an_aws_exception_is_no_event_of_a_dialect() -> None:
     headers = aws_text(":message-type", "exception") + aws_text(":exception-type", "throttlingException")
     (frame,) = frames_of(aws_bytes(headers, b'{"message":"slow down"}'), Encoding.AWS_EVENT_STREAM)
