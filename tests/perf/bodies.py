@@ -144,7 +144,7 @@ def _tool(rng: random.Random, index: int) -> object:
     }
     return {
         "name": f"Tool{index}",
-        "description": f"{_prose(rng, _TOOL_CHARS // _TOOLS - 450)} {_SALT}",
+        "description": f"{_prose(rng, _TOOL_CHARS // _TOOLS - 1_030)} {_SALT}",
         "input_schema": {
             "$schema": "https://json-schema.org/draft/2020-12/schema",
             "type": "object",
@@ -196,7 +196,7 @@ def _listing(rng: random.Random, chars: int) -> str:
     lines: list[str] = []
     length = 0
     while length < chars:
-        lines.append(f"{len(lines) + 1:>6}\t    {rng.choice(_WORDS)}_{rng.choice(_WORDS)} = \"{_prose(rng, 30)}\"")
+        lines.append(f'{len(lines) + 1:>6}\t    {rng.choice(_WORDS)}_{rng.choice(_WORDS)} = "{_prose(rng, 30)}"')
         length += len(lines[-1]) + 1
     return "\n".join(lines)[:chars]
 
@@ -204,7 +204,7 @@ def _listing(rng: random.Random, chars: int) -> str:
 def answer(number: int = 0) -> bytes:
     """Return a streamed answer as Anthropic sends it: some text and a tool call."""
     rng = random.Random(number)
-    message = {
+    message: dict[str, object] = {
         "id": f"msg_01{number:022d}",
         "type": "message",
         "role": "assistant",
