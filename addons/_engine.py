@@ -78,7 +78,7 @@ class Engine:
         self.config = config
         self.folder = state_folder(config)
         self.pepper = pepper(self.folder)
-        self.registry = Registry(config.hosts)
+        self.registry = Registry(config.hosts, config.paths)
         self.store = SqliteStore(
             self.folder / "cache",
             max_bytes=config.l1a_max_bytes,
@@ -113,6 +113,7 @@ class Engine:
             rules=Rules(clock=config.l1a_clock, uuids=config.l1a_uuids, relocate=config.l1a_relocate),
             policy=Policy(
                 ttl_ns=config.l1a_ttl_s * 10**9,
+                remote_ttl_ns=config.l1a_remote_ttl_s * 10**9,
                 max_temperature=config.l1a_max_temperature,
                 read_only=config.l1a_read_only,
                 mutating=config.l1a_mutating,

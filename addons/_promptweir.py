@@ -30,7 +30,6 @@ from promptweir.layers.dialects.registry import CODECS
 from promptweir.layers.fingerprint import fingerprint_of
 from promptweir.layers.flight import Boarded, Expired, Flights, Follow, Landed, Lead, Promoted, Unjoinable
 from promptweir.layers.native import relabelled
-from promptweir.layers.providers import dialect_of
 from promptweir.layers.stores.reader import Reader
 from promptweir.layers.stores.types import Trip as Row
 from promptweir.layers.tenants import identity_of, shared_tenant, tenant_of
@@ -148,7 +147,7 @@ class Promptweir(_streaming.StreamingHooks):
         flow.request.headers.pop(_flows.CONTROL_HEADER, None)
         if engine.config.websocket_426 and _routes.is_responses_websocket(flow):
             return
-        dialect = dialect_of(flow.request.path.partition("?")[0])
+        dialect = engine.registry.dialect_of(flow.request.path.partition("?")[0])
         length = flow.request.headers.get("content-length", "0")
         too_long = length.isdigit() and int(length) > engine.config.request_max_bytes
         if dialect is None or flow.request.method != "POST" or too_long:
@@ -279,7 +278,10 @@ class Promptweir(_streaming.StreamingHooks):
         if self._apply(flow, call, trip, engine):
             return
         if call.control is CacheControl.ONLY:
-            call.local = True
+            call.local, call.reason = True, "only-miss"
+            engine.store.record(
+                call.trip(layer=PROVIDER_LAYER, status=504, at_ns=now_ns(), deflected=False, upstream=False)
+            )
             flow.response = _routes.problem(
                 504, "Not in the cache, and x-promptweir-cache: only forbids to ask the provider."
             )

@@ -109,6 +109,7 @@ def _simulated(folder: Path) -> Played:
     with (
         tempfile.TemporaryDirectory(prefix="promptweir-stand-in-", ignore_cleanup_errors=True) as beside,
         demo_world.bare_environment(keep_sdks=False),
+        _odd_sdks(),
         # The SDKs take seconds to import; the proxy starts meanwhile.
         _imported("promptweir.cli.demo_workload"),
         demo_world.stand_in(Path(beside)) as provider,
@@ -137,6 +138,7 @@ def _real(folder: Path, keys: Mapping[str, str]) -> Played:
     behind = demo_world.company_proxy(os.environ)
     with (
         demo_world.bare_environment(keep_sdks=True),
+        _odd_sdks(),
         _proxied(folder, [], behind, only_ours=False) as settle,
     ):
         take = [Recorder(key_of=keys, retries=REAL_RETRIES) for _ in range(2)]
@@ -151,9 +153,23 @@ def _real(folder: Path, keys: Mapping[str, str]) -> Played:
 
 
 @contextlib.contextmanager
+def _odd_sdks() -> Iterator[None]:
+    """Say in a line that an SDK does not import: it is too old, or too new."""
+    try:
+        yield
+    except ImportError as error:
+        raise UserError(f"an SDK is not as expected ({error}); update openai, anthropic and google-genai") from error
+
+
+@contextlib.contextmanager
 def _imported(module: str) -> Iterator[None]:
-    """Import *module* beside what the block does."""
-    thread = threading.Thread(target=importlib.import_module, args=(module,), name="import")
+    """Import *module* beside what the block does; whoever imports it then gets the error, if there is one."""
+
+    def fetch() -> None:
+        with contextlib.suppress(ImportError):
+            importlib.import_module(module)
+
+    thread = threading.Thread(target=fetch, name="import")
     thread.start()
     try:
         yield

@@ -3,7 +3,6 @@
 What this module does not do: it runs nothing by itself; see ``demo_workload``.
 """
 
-import asyncio
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
@@ -63,8 +62,8 @@ def probes(take: Recorder, client: anthropic.Anthropic, stranger: anthropic.Anth
     )
 
 
-async def together(take: Recorder, client: anthropic.AsyncAnthropic) -> None:
-    """Make the async calls at the same time."""
+async def calls_async(take: Recorder, client: anthropic.AsyncAnthropic) -> None:
+    """Make the async calls."""
 
     async def streamed() -> "Message":
         async with client.messages.stream(
@@ -72,15 +71,11 @@ async def together(take: Recorder, client: anthropic.AsyncAnthropic) -> None:
         ) as stream:
             return await stream.get_final_message()
 
-    await asyncio.gather(
-        take.take_async(
-            "anthropic messages, async",
-            lambda: client.messages.create(
-                model=MODEL, max_tokens=MAX_TOKENS, messages=[_user("Name a lake in Europe.")]
-            ),
-        ),
-        take.take_async("anthropic messages, async and streamed", streamed),
+    await take.take_async(
+        "anthropic messages, async",
+        lambda: client.messages.create(model=MODEL, max_tokens=MAX_TOKENS, messages=[_user("Name a lake in Europe.")]),
     )
+    await take.take_async("anthropic messages, async and streamed", streamed)
 
 
 def cheap(take: Recorder, client: anthropic.Anthropic, round_: int) -> None:

@@ -3,8 +3,7 @@
 Goals: the latency is what a program sees (the SDK's call, from its start to the finished object), the verdict is what
 the proxy says in its headers, and the request is what really went out, so that the answer can be judged by it.
 
-Plan: hooks of the SDKs' own HTTP clients fill in a ``Trace``, which a context variable hands to them; that also keeps
-calls apart which run at the same time.  Retries are off against the stand-in: a call that fails is to be seen.
+Plan: hooks of the SDKs' own HTTP clients fill in a ``Trace``, which a context variable hands to them.  Retries are off against the stand-in: a call that fails is to be seen.
 
 What this module does not do: it knows no prompt and judges no answer.
 """

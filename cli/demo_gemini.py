@@ -3,7 +3,6 @@
 What this module does not do: it runs nothing by itself; see ``demo_workload``.
 """
 
-import asyncio
 from collections.abc import Callable, Iterable
 
 from google import genai
@@ -40,20 +39,18 @@ def probes(take: Recorder, client: genai.Client, round_: int) -> None:
     )
 
 
-async def together(take: Recorder, client: genai.Client) -> None:
-    """Make the async calls at the same time."""
+async def calls_async(take: Recorder, client: genai.Client) -> None:
+    """Make the async calls."""
 
     async def streamed() -> list[types.GenerateContentResponse]:
         answer = await client.aio.models.generate_content_stream(model=MODEL, contents="Name a hill in Asia.")
         return [chunk async for chunk in answer]
 
-    await asyncio.gather(
-        take.take_async(
-            "gemini, async",
-            lambda: client.aio.models.generate_content(model=MODEL, contents="Name a hill in Europe."),
-        ),
-        take.take_async("gemini, async and streamed", streamed),
+    await take.take_async(
+        "gemini, async",
+        lambda: client.aio.models.generate_content(model=MODEL, contents="Name a hill in Europe."),
     )
+    await take.take_async("gemini, async and streamed", streamed)
 
 
 def _picture(colour: tuple[int, int, int]) -> types.Content:

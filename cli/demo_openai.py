@@ -3,7 +3,6 @@
 What this module does not do: it runs nothing by itself; see ``demo_workload``.
 """
 
-import asyncio
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
@@ -76,8 +75,8 @@ def probes(take: Recorder, client: openai.OpenAI, round_: int) -> None:
     )
 
 
-async def together(take: Recorder, client: openai.AsyncOpenAI) -> None:
-    """Make the async calls at the same time."""
+async def calls_async(take: Recorder, client: openai.AsyncOpenAI) -> None:
+    """Make the async calls."""
 
     async def streamed() -> "list[ChatCompletionChunk]":
         answer = await client.chat.completions.create(
@@ -85,16 +84,14 @@ async def together(take: Recorder, client: openai.AsyncOpenAI) -> None:
         )
         return [chunk async for chunk in answer]
 
-    await asyncio.gather(
-        take.take_async(
-            "openai chat, async",
-            lambda: client.chat.completions.create(model=MODEL, messages=[_user("Name a river in Europe.")]),
-        ),
-        take.take_async("openai chat, async and streamed", streamed),
-        take.take_async(
-            "openai responses, async",
-            lambda: client.responses.create(model=RESPONSES_MODEL, input="Name a river in Africa."),
-        ),
+    await take.take_async(
+        "openai chat, async",
+        lambda: client.chat.completions.create(model=MODEL, messages=[_user("Name a river in Europe.")]),
+    )
+    await take.take_async("openai chat, async and streamed", streamed)
+    await take.take_async(
+        "openai responses, async",
+        lambda: client.responses.create(model=RESPONSES_MODEL, input="Name a river in Africa."),
     )
 
 

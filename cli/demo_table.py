@@ -8,7 +8,7 @@ from rich.table import Table
 from promptweir.cli.demo_calls import Exchange
 from promptweir.cli.demo_score import Score, score
 
-NOTE = "Latencies in ms around the SDKs' calls, the SDKs' own work included."
+NOTE = "Latencies in ms around the SDKs' calls; the SDKs' own work and new connections are in them."
 NOTE_STAND_IN = " The stand-in answers at once; a real model adds its seconds to every miss."
 
 

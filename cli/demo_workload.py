@@ -4,7 +4,7 @@ Goals: every way in which the SDKs call is there (whole and streamed, tools and 
 images, embeddings, token counts, conversations by ``previous_response_id``, async), and next to it the calls that must
 *not* be taken for one of these.
 
-Plan: scenarios in turn, then the async calls of all providers together, then the probes: near-repeats, other ones in
+Plan: scenarios in turn, then the async calls, then the probes: near-repeats, other ones in
 each pass, so that nobody can have an answer to them yet.  A call that is no probe has the same name and the same
 request in both passes.  Each pass has clients of its own, as a new run of a program would.
 
@@ -18,6 +18,9 @@ from collections.abc import Callable, Iterable, Mapping
 
 from promptweir.cli import demo_anthropic, demo_gemini, demo_openai
 from promptweir.cli.demo_calls import CallFailed, Exchange, Recorder
+
+_ENDS = (CallFailed, LookupError, AttributeError)
+"""What ends a scenario: a call that failed, or an answer too odd to go on from.  Both are on record."""
 
 
 def rehearse(key_of: Mapping[str, str]) -> list[Exchange]:
@@ -37,7 +40,7 @@ def run_pass(take: Recorder, round_: int) -> None:
         _in_turn(demo_openai.scenarios(take, openai))
         _in_turn(demo_anthropic.scenarios(take, anthropic))
         _in_turn(demo_gemini.scenarios(take, gemini))
-        asyncio.run(_together(take))
+        asyncio.run(_async(take))
         _in_turn(
             (
                 lambda: demo_openai.probes(take, openai, round_),
@@ -49,18 +52,16 @@ def run_pass(take: Recorder, round_: int) -> None:
 
 def _in_turn(scenarios: Iterable[Callable[[], None]]) -> None:
     for scenario in scenarios:
-        with contextlib.suppress(CallFailed):  # it is on record
+        with contextlib.suppress(*_ENDS):
             scenario()
 
 
-async def _together(take: Recorder) -> None:
+async def _async(take: Recorder) -> None:
+    # One after the other: at the same time, each would be measured with the others' work in it.
     async with take.async_openai_client() as openai, take.async_anthropic_client() as anthropic:
-        outcomes = await asyncio.gather(
-            demo_openai.together(take, openai),
-            demo_anthropic.together(take, anthropic),
-            demo_gemini.together(take, take.gemini_client()),
-            return_exceptions=True,
-        )
-    for outcome in outcomes:
-        if isinstance(outcome, BaseException) and not isinstance(outcome, CallFailed):
-            raise outcome
+        with contextlib.suppress(*_ENDS):
+            await demo_openai.calls_async(take, openai)
+        with contextlib.suppress(*_ENDS):
+            await demo_anthropic.calls_async(take, anthropic)
+        with contextlib.suppress(*_ENDS):
+            await demo_gemini.calls_async(take, take.gemini_client())

@@ -93,7 +93,8 @@ class Provider:
         """Return how many LLM calls have reached it."""
         if not self._log.exists():
             return 0
-        return sum(bool(json.loads(line)["llm"]) for line in self._log.read_bytes().splitlines())
+        whole = self._log.read_bytes().split(b"\n")[:-1]  # the last one may be half written
+        return sum(bool(json.loads(line)["llm"]) for line in whole)
 
 
 @contextlib.contextmanager

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
+from promptweir.layers.contract import Dialect
+
 PREFIX = "promptweir_"
 
 type Value = bool | int | str
@@ -36,6 +38,12 @@ OPTIONS: tuple[Option, ...] = (
         "",
         "list",
         "More LLM API hosts to decrypt, comma-separated; `*.example.com` covers subdomains.",
+    ),
+    Option(
+        "promptweir_paths",
+        "",
+        "list",
+        "More paths that carry LLM calls, with their dialect: `/llm/v2/chat=openai-chat,...` (see `layers/contract.py`).",
     ),
     Option(
         "promptweir_upstream",
@@ -173,6 +181,7 @@ class Config:
 
     state: str
     hosts: tuple[str, ...]
+    paths: Mapping[str, Dialect]
     upstream: Mapping[str, Origin]
     headers: bool
     request_max_bytes: int
@@ -183,6 +192,7 @@ class Config:
     native_model: str
     l1a_enabled: bool
     l1a_ttl_s: int
+    l1a_remote_ttl_s: int
     l1a_max_bytes: int
     l1a_max_entries: int
     l1a_front_max_bytes: int
@@ -238,6 +248,7 @@ def config_of(values: Mapping[str, object]) -> Config:
     return Config(
         state=text("state"),
         hosts=_hosts(text("hosts")),
+        paths=_paths(text("paths")),
         upstream=_origins(text("upstream")),
         headers=flag("headers"),
         request_max_bytes=number("request_max_bytes"),
@@ -248,6 +259,7 @@ def config_of(values: Mapping[str, object]) -> Config:
         native_model=text("native_model"),
         l1a_enabled=flag("l1a_enabled"),
         l1a_ttl_s=number("l1a_ttl_s"),
+        l1a_remote_ttl_s=number("l1a_remote_ttl_s"),
         l1a_max_bytes=number("l1a_max_bytes"),
         l1a_max_entries=number("l1a_max_entries"),
         l1a_front_max_bytes=number("l1a_front_max_bytes"),
@@ -302,6 +314,16 @@ def _hosts(text: str) -> tuple[str, ...]:
                 f"promptweir_hosts takes host names such as llm.example.com or *.example.com, not {host!r}"
             )
     return hosts
+
+
+def _paths(text: str) -> dict[str, Dialect]:
+    paths: dict[str, Dialect] = {}
+    for part in filter(None, (piece.strip() for piece in text.split(","))):
+        path, sign, name = part.partition("=")
+        if not sign or not path.startswith("/") or name.strip() not in set(Dialect):
+            raise ValueError(f"promptweir_paths takes /path=dialect with one of {', '.join(Dialect)}, not {part!r}")
+        paths[path.strip()] = Dialect(name.strip())
+    return paths
 
 
 def _origins(text: str) -> dict[str, Origin]:

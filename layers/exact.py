@@ -10,6 +10,7 @@ takes in whole answers with a clean ending only.
 What it does not do: it judges no meaning (two wordings are two questions), and it never amends a request.
 """
 
+import re
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -45,6 +46,9 @@ BUDGET_S = 2.0
 MAX_TEMPLATES_BYTES = 32 << 20
 MAX_CALLS = 10_000
 """Calls under way whose key is remembered between ``consider`` and ``learn``."""
+_REMOTE = re.compile(rb'"(?:url|image_url|file_url|fileUri|file_uri)"\s*:\s*"https?:')
+"""An image or file that the provider fetches: the same URL may show something else tomorrow."""
+
 _UNCOUNTED = frozenset({Dialect.ANTHROPIC_COUNT_TOKENS, Dialect.GEMINI_COUNT_TOKENS, Dialect.OPENAI_EMBEDDINGS})
 """Pure functions of their input: asking again is no loop."""
 
@@ -87,6 +91,8 @@ class Policy:
     """What is served and learned."""
 
     ttl_ns: int
+    remote_ttl_ns: int
+    """For calls that name an image or file by URL."""
     max_temperature: float | None
     read_only: str
     mutating: str
@@ -174,7 +180,7 @@ class ExactCache:
         if entry is None and call.also is not None:
             entry = await self._store.get(call.also)
         now_ns = self._now_ns()
-        if entry is None or now_ns - entry.created_ns > self._policy.ttl_ns:
+        if entry is None or now_ns - entry.created_ns > self._policy.ttl_ns or now_ns >= entry.expires_ns:
             return Pass(reason="miss")
         if refused := self._refused(prompt, call, Effect(entry.effect), now_ns):
             return Pass(reason=refused)
@@ -211,6 +217,9 @@ class ExactCache:
             return
         if not self._policy.provider_tools and (answer.provider_tools or self._searches(prompt.provider)):
             return
+        ttl_ns = self._policy.ttl_ns
+        if _REMOTE.search(prompt.body):
+            ttl_ns = min(ttl_ns, self._policy.remote_ttl_ns)
         self._store.put(
             Entry(
                 key=call.key,
@@ -226,7 +235,7 @@ class ExactCache:
                 ending=answer.reason,
                 client=prompt.client,
                 created_ns=now_ns,
-                expires_ns=now_ns + self._policy.ttl_ns,
+                expires_ns=now_ns + ttl_ns,
                 usage=answer.usage,
                 fingerprint=prompt.fingerprint,
                 prompt_id=prompt.id,

@@ -8,7 +8,7 @@ subtree of ``amazonaws.com`` would cover every service there.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import lru_cache
@@ -87,9 +87,10 @@ DOMAINS: tuple[str, ...] = domains_of([host for provider in PROVIDERS for host i
 
 
 class Registry:
-    """Looks up hosts; the built-in providers plus the hosts that the user added."""
+    """Looks up hosts and paths: the built-in ones plus those that the user added."""
 
-    def __init__(self, extra_hosts: Sequence[str] = ()) -> None:
+    def __init__(self, extra_hosts: Sequence[str] = (), extra_paths: Mapping[str, Dialect] | None = None) -> None:
+        self._extra_paths = dict(extra_paths or {})
         custom = (Provider(CUSTOM, tuple(extra_hosts)),) if extra_hosts else ()
         self._exact: dict[str, Provider] = {}
         self._wild: list[tuple[str, Provider]] = []
@@ -106,6 +107,10 @@ class Registry:
         if found := self._exact.get(name):
             return found
         return next((provider for pattern, provider in self._wild if fnmatchcase(name, pattern)), None)
+
+    def dialect_of(self, path: str) -> Dialect | None:
+        """Return the dialect spoken on *path* (without its query), or None."""
+        return self._extra_paths.get(path) or dialect_of(path)
 
 
 _PATHS: tuple[tuple[re.Pattern[str], Dialect], ...] = tuple(

@@ -37,7 +37,7 @@ def provider_cert(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]
 def scripted(loop: Loop, provider_cert: tuple[Path, Path]) -> Iterator[Scripted]:
     """A provider that says what it is told to; see tests.e2e.scripted."""
     found = Scripted()
-    loop.run(found.start(pki.server_context(*provider_cert, "h2")))
+    loop.run(found.start(pki.server_context(*provider_cert, "h2", "http/1.1")))
     yield found
     loop.run(found.stop())
 

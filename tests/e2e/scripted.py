@@ -1,7 +1,7 @@
 """A provider that says exactly the bytes that a test hands it, and keeps exactly the bytes that it was sent.
 
 A request names its script by the header ``x-script``, which no layer looks at.  One server speaks HTTP/1.1 in plain
-text, the other HTTP/2 over TLS.  In lockstep a script sends a chunk only after the test has said ``go``: whoever holds
+text, the other TLS, and HTTP/2 in it where the proxy offers that.  In lockstep a script sends a chunk only after the test has said ``go``: whoever holds
 a chunk back on the way then stops the whole conversation, whatever the speed of the machine.
 """
 
@@ -26,7 +26,7 @@ class Received:
     """A request as it was on the wire."""
 
     head: bytes
-    """HTTP/1.1 only: request line and headers, the empty line not included."""
+    """HTTP/1.1 only: request line and headers, the empty line not included.  Nothing for HTTP/2."""
     headers: Pairs
     body: bytes
 
@@ -77,7 +77,7 @@ class Scripted:
     async def start(self, context: ssl.SSLContext) -> None:
         self._loop = asyncio.get_running_loop()
         plain = await asyncio.start_server(self._plain, "127.0.0.1", 0, limit=MAX_HEAD_BYTES)
-        tls = await asyncio.start_server(self._h2, "127.0.0.1", 0, ssl=context)
+        tls = await asyncio.start_server(self._tls, "127.0.0.1", 0, ssl=context)
         self._servers = [plain, tls]
         self.plain_port, self.tls_port = (server.sockets[0].getsockname()[1] for server in self._servers)
 
@@ -129,6 +129,10 @@ class Scripted:
             writer.write(b"0\r\n\r\n")
             await writer.drain()
         return script.framing != "close"
+
+    async def _tls(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        agreed = writer.get_extra_info("ssl_object").selected_alpn_protocol()
+        await (self._h2 if agreed == "h2" else self._plain)(reader, writer)
 
     async def _h2(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         config = h2.config.H2Configuration(client_side=False, header_encoding="utf-8")

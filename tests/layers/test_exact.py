@@ -17,7 +17,12 @@ from promptweir.layers.wire import frames_of
 
 DAY_NS = 86_400 * 10**9
 POLICY = Policy(
-    ttl_ns=7 * DAY_NS, max_temperature=None, read_only="serve", mutating="new-session", provider_tools=False
+    ttl_ns=7 * DAY_NS,
+    remote_ttl_ns=300 * 10**9,
+    max_temperature=None,
+    read_only="serve",
+    mutating="new-session",
+    provider_tools=False,
 )
 
 
@@ -308,6 +313,17 @@ async def test_an_entry_past_its_age_is_not_served() -> None:
     world.now_ns += 8 * DAY_NS
 
     assert await world.reason(world.prompt(asked())) == "miss"
+
+
+async def test_what_is_behind_a_url_may_change_so_its_answer_ages_fast() -> None:
+    world = World()
+    image = {"type": "image", "source": {"type": "url", "url": "https://example.com/now.png"}}
+    doc = {"model": "m", "max_tokens": 1, "messages": [{"role": "user", "content": [image]}]}
+    await world.learn(world.prompt(doc), said(text("x")))
+
+    assert await world.body(world.prompt(doc))
+    world.now_ns += 301 * 10**9
+    assert await world.reason(world.prompt(doc)) == "miss"
 
 
 async def test_a_temperature_above_the_limit_is_not_served() -> None:

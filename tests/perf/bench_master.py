@@ -2,7 +2,8 @@
 
 Both proxies hold the same answer and serve it over one kept-alive connection (CONNECT and TLS), each call from a session
 of its own.  The figure is CPU time of the proxy's process per hit, which other work on the machine disturbs least; the
-two take turns, and the median of the rounds counts.
+sides take turns, and the median of the rounds counts.  A second pair runs an addon that answers a constant: it tells the
+Masters' own share from the work of the cache, which costs the same on both.
 """
 
 import os
@@ -21,7 +22,7 @@ from pathlib import Path
 
 from tests.perf import bodies
 from tests.perf.client import Connection
-from tests.perf.harness import Args, Result
+from tests.perf.harness import Args, Part, Result
 
 NAME = "master"
 DESCRIPTION = "CPU per hit: our own Master against stock mitmdump with the same addon (at most 0.5)"
@@ -54,12 +55,14 @@ class _Provider(BaseHTTPRequestHandler):
 class _Side:
     """One proxy and a connection to it."""
 
-    def __init__(self, argv: list[str], port: int, state: Path) -> None:
-        self.process = subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=state)
+    def __init__(self, argv: list[str], port: int, state: Path, layer: str) -> None:
+        env = {**os.environ, "PYTHONPATH": str(ROOT)}
+        self.process = subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=state, env=env)
+        self._layer = layer
         self._number = 1
         deadline = time.monotonic() + START_WAIT_S
         ca = state / "ca" / "mitmproxy-ca-cert.pem"
-        while not (ca.exists() and (state / "cache").is_dir() and _accepts(port)):
+        while not (ca.exists() and _accepts(port)):
             if self.process.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError(f"{argv} did not start")
             time.sleep(0.1)
@@ -69,18 +72,24 @@ class _Side:
     def ask(self, layer: str) -> None:
         head, _, _ = self._connection.ask(bodies.request(SIZE, self._number))
         self._number += 1
-        if f"x-promptweir-layer: {layer}".encode() not in head:
+        if layer and f"x-promptweir-layer: {layer}".encode() not in head:
             raise RuntimeError(f"expected an answer by {layer}, got {head.decode('latin-1')}")
 
     def cpu_ms_per_hit(self) -> float:
         before_s = self._cpu_s()
         for _ in range(HITS):
-            self.ask("l1a")
+            self.ask(self._layer)
         return (self._cpu_s() - before_s) * 1000 / HITS
 
     def _cpu_s(self) -> float:
         fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def warm_up(self) -> None:
+        self.ask("l3" if self._layer else "")
+        time.sleep(1)  # it is learned after the answer is out
+        for _ in range(WARM_UP):
+            self.ask(self._layer)
 
     def close(self) -> None:
         self.process.terminate()
@@ -93,41 +102,72 @@ def run(args: Args) -> Result:
         raise SystemExit(f"scripts/bench {args.name}: needs Linux, where /proc tells a process's CPU time")
     with _provider() as port, _folder() as folder:
         setting = f"promptweir_upstream={bodies.HOST}=http://127.0.0.1:{port}"
-        sides = {}
+        sides: dict[str, _Side] = {}
+        figures: dict[str, list[float]] = {}
         try:
             sides["ours"] = _ours(folder / "ours", setting)
-            sides["stock"] = _stock(folder / "stock", setting)
+            sides["stock"] = _stock(folder / "stock", ROOT / "addons" / "promptweir.py", setting)
+            sides["ours_constant"] = _ours_constant(folder / "ours-constant")
+            sides["stock_constant"] = _stock_constant(folder / "stock-constant")
             for side in sides.values():
-                side.ask("l3")
-                time.sleep(1)  # it is learned after the answer is out
-                for _ in range(WARM_UP):
-                    side.ask("l1a")
-            figures: dict[str, list[float]] = {"ours": [], "stock": []}
+                side.warm_up()
             for _ in range(ROUNDS):
                 for name, side in sides.items():
-                    figures[name].append(side.cpu_ms_per_hit())
+                    figures.setdefault(name, []).append(side.cpu_ms_per_hit())
         finally:
             for side in sides.values():
                 side.close()
-    ours, stock = statistics.median(figures["ours"]), statistics.median(figures["stock"])
-    parts = {"ours_cpu_ms": ours, "stock_cpu_ms": stock, "hits": ROUNDS * HITS, "request_bytes": SIZE}
-    return Result(name=NAME, baseline=f"stock mitmdump, {stock:.3f} CPU-ms a hit", ratio=ours / stock, parts=parts)
+    median = {name: statistics.median(values) for name, values in figures.items()}
+    parts: dict[str, Part] = {f"{name}_cpu_ms": value for name, value in median.items()}
+    parts |= {
+        "constant_ratio": median["ours_constant"] / median["stock_constant"],
+        "hits": ROUNDS * HITS,
+        "request_bytes": SIZE,
+    }
+    baseline = f"stock mitmdump, {median['stock']:.3f} CPU-ms a hit"
+    return Result(name=NAME, baseline=baseline, ratio=median["ours"] / median["stock"], parts=parts)
 
 
 def _ours(state: Path, setting: str) -> _Side:
     state.mkdir()
     port = _free_port()
     argv = [sys.executable, "-P", "-m", "promptweir.cli.main", "up", "--port", str(port), "--state", str(state)]
-    return _Side([*argv, "--set", setting], port, state)
+    return _Side([*argv, "--set", setting], port, state, "l1a")
 
 
-def _stock(state: Path, setting: str) -> _Side:
+def _ours_constant(state: Path) -> _Side:
     state.mkdir()
     port = _free_port()
+    code = """
+import sys
+from pathlib import Path
+from promptweir.addons import _master
+from tests.perf.plain_addons import Constant
+sockets = _master.Sockets(host="127.0.0.1", port=int(sys.argv[1]), gateway_port=None)
+ready = lambda listening: None
+_master.run(_master.serve([Constant()], sockets, confdir=Path(sys.argv[2]), settings={}, on_ready=ready))
+"""
+    (state / "ca").mkdir()
+    return _Side([sys.executable, "-P", "-c", code, str(port), str(state / "ca")], port, state, "")
+
+
+def _stock(state: Path, script: Path, *settings: str) -> _Side:
+    state.mkdir(exist_ok=True)
+    port = _free_port()
     code = "import sys; from mitmproxy.tools.main import mitmdump; mitmdump(sys.argv[1:])"
-    argv = [sys.executable, "-P", "-c", code, "-q", "-p", str(port), "--listen-host", "127.0.0.1"]
-    argv += ["-s", str(ROOT / "addons" / "promptweir.py"), "--set", f"confdir={state / 'ca'}"]
-    return _Side([*argv, "--set", f"promptweir_state={state}", "--set", setting], port, state)
+    argv = [sys.executable, "-P", "-c", code, "-q", "-p", str(port), "--listen-host", "127.0.0.1", "-s", str(script)]
+    for setting in (f"confdir={state / 'ca'}", "connection_strategy=lazy", *settings):
+        argv += ["--set", setting]
+    if settings:
+        argv += ["--set", f"promptweir_state={state}"]
+    return _Side(argv, port, state, "l1a" if settings else "")
+
+
+def _stock_constant(state: Path) -> _Side:
+    state.mkdir()
+    script = state / "script.py"
+    script.write_text("from tests.perf.plain_addons import Constant\n\naddons = [Constant()]\n")
+    return _stock(state, script)
 
 
 @contextmanager
