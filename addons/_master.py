@@ -19,7 +19,7 @@ from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mitmproxy import exceptions, hooks, master, options, optmanager
+from mitmproxy import exceptions, hooks, http, master, options, optmanager
 from mitmproxy.addons import (
     core,
     disable_h2c,
@@ -164,11 +164,18 @@ async def serve(
 
 def run[T](main: Coroutine[object, object, T]) -> T:
     """Run *main* on uvloop, or on asyncio's own loop where there is no uvloop."""
+    if "__post_init__" in vars(http.MessageData):
+        # It checks the type of every field of every message, a tenth of a hit; under `python -O` mitmproxy drops it too.
+        http.MessageData.__post_init__ = _unchecked  # type: ignore[method-assign]
     if sys.platform == "win32":
         return asyncio.run(main)
     import uvloop  # not made for Windows
 
     return uvloop.run(main)
+
+
+def _unchecked(_: http.MessageData) -> None:
+    """Take the place of a check that is meant for debugging."""
 
 
 def _needed(

@@ -32,7 +32,7 @@ from promptweir.layers.flight import Boarded, Expired, Flights, Follow, Landed, 
 from promptweir.layers.native import relabelled
 from promptweir.layers.stores.reader import Reader
 from promptweir.layers.stores.types import Trip as Row
-from promptweir.layers.tenants import identity_of, shared_tenant, tenant_of
+from promptweir.layers.tenants import identity_of, proof_of, shared_tenant, tenant_of
 from promptweir.layers.walk import Trip, teach, walk
 from promptweir.layers.wire import frames_of
 
@@ -198,8 +198,8 @@ class Promptweir(_streaming.StreamingHooks):
             lead = call.lead
             call.tee = Tee(max_bytes=engine.config.answer_max_bytes, copies_to=lead.chunk if lead else None)
             response.stream = call.tee
-            if call.identity is not None and call.identity.account:
-                engine.store.prove(call.identity.secret, call.identity.account.hex())
+            if call.identity is not None and call.identity.account and call.identity.provable:
+                engine.store.prove(proof_of(call.identity, call.host), call.identity.account.hex())
         else:
             response.stream = True
         if engine.config.headers:
@@ -271,7 +271,7 @@ class Promptweir(_streaming.StreamingHooks):
             return True
         if proof == "auto" and not self._beyond_loopback:
             return True
-        return engine.store.proven(identity.secret) == identity.account.hex()
+        return identity.provable and engine.store.proven(proof_of(identity, call.host)) == identity.account.hex()
 
     async def _decide(self, flow: http.HTTPFlow, call: Call, prompt: Prompt, engine: Engine) -> None:
         trip = await walk(prompt, engine.layers, now_ns, report)

@@ -88,6 +88,12 @@ OPTIONS: tuple[Option, ...] = (
     Option("promptweir_l1a_enabled", True, "", "Answer exact repeats from the cache."),
     Option("promptweir_l1a_ttl_s", 7 * 86400, "seconds", "Age after which a learned answer is no longer served."),
     Option(
+        "promptweir_l1a_remote_ttl_s",
+        300,
+        "seconds",
+        "The same for calls that name an image or file by URL: what is behind a URL may change.",
+    ),
+    Option(
         "promptweir_l1a_max_bytes",
         2 << 30,
         "bytes",

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterable
+from operator import itemgetter
 from urllib.parse import parse_qsl
 
 from promptweir.layers.canonical import Canonical
@@ -43,11 +44,11 @@ def key_of(prompt: Prompt, canonical: Canonical, *, origin: str, parent: bytes, 
     ``previous_response_id`` stands for (empty: none); *usage* whether the answer has to carry token counts.
     """
     facts = prompt.facts
-    query = sorted(
-        (name, value) for name, value in parse_qsl(prompt.query, keep_blank_values=True) if name not in _QUERY_LEFT_OUT
-    )
-    headers = [part.encode() for pair in prompt.headers for part in pair]
-    pairs = [part.encode() for pair in query for part in pair]
+    # By name only: which of two values of one name comes first may count.  Bytes that are no UTF-8 must not look alike.
+    read = parse_qsl(prompt.query, keep_blank_values=True, errors="surrogateescape")
+    query = sorted((pair for pair in read if pair[0] not in _QUERY_LEFT_OUT), key=itemgetter(0))
+    headers = [part.encode("utf-8", "surrogateescape") for pair in prompt.headers for part in pair]
+    pairs = [part.encode("utf-8", "surrogateescape") for pair in query for part in pair]
     return digest_of(
         (
             prompt.tenant,

@@ -38,6 +38,8 @@ class Hole:
     index: int
     old: str = ""
     echo_of: str = ""
+    absent: bytes = b"null"
+    """What the provider echoes when the request has no such field."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +65,7 @@ class Template:
             filling = made.get(hole.index)
             if filling is None:
                 if hole.echo_of:
-                    filling = bytes(fields[hole.echo_of]) if hole.echo_of in fields else b"null"
+                    filling = bytes(fields[hole.echo_of]) if hole.echo_of in fields else hole.absent
                 else:
                     fresh = fresh_id(hole.old, token)
                     while taken(fresh):
@@ -212,7 +214,10 @@ class Replayer:
                 case SlotKind.RESPONSE_ID | SlotKind.TOOL_ID if isinstance(old, str) and old and not stored:
                     name, hole = old, Hole(len(placeholders), old=old)
                 case SlotKind.ECHO:
-                    name, hole = "\0" + slot.echo_of, Hole(len(placeholders), echo_of=slot.echo_of)
+                    name = "\0" + slot.echo_of
+                    hole = Hole(
+                        len(placeholders), echo_of=slot.echo_of, absent=b"{}" if isinstance(old, dict) else b"null"
+                    )
                 case _:
                     continue
             placeholder = placeholders.get(name)

@@ -4,8 +4,9 @@ The tenant is the first part of every key, so that nobody gets another's answer.
 OAuth tokens that rotate, the account they belong to, so that a refresh does not empty the cache.
 
 An account is only *claimed* by a request: the token beside it is checked by the provider, not by us.  Where the proxy
-can be reached by others, a claim counts once the provider has accepted that very token (``Identity.proof``); until
-then the token is an identity of its own.
+can be reached by others, a claim counts once that provider has accepted that very token (``proof_of``); until then the
+token is an identity of its own.  Some claims no provider checks (Claude's ``metadata``), and some credentials show
+only their public half (SigV4): what a stranger could write as well is never proven, and counts among friends only.
 """
 
 import base64
@@ -20,11 +21,15 @@ import msgspec
 from promptweir.layers.contract import Fields
 from promptweir.layers.keys import digest_of
 
-CREDENTIAL_HEADERS = ("authorization", "x-api-key", "api-key", "x-goog-api-key", "x-amz-security-token", "cookie")
-_CREDENTIAL_QUERY = frozenset({"key", "access_token", "api-key"})
+_KEY_HEADERS = ("x-api-key", "api-key", "x-goog-api-key", "ocp-apim-subscription-key")
+CREDENTIAL_HEADERS = ("authorization", *_KEY_HEADERS, "x-amz-security-token", "cookie")
+_CREDENTIAL_QUERY = frozenset({"key", "access_token", "api-key", "subscription-key"})
 _OAUTH_PREFIXES = ("sk-ant-oat", "ya29.", "gho_", "ghu_")
 _LEGACY_ACCOUNT = re.compile(r"_account_([0-9a-f-]{36})")
-_AWS_KEY = re.compile(r"Credential=([A-Z0-9]{16,128})/")
+_API_KEY_PREFIX = "sk-"
+_TOKEN_ENDS = frozenset(" ,\t")
+"""What no token holds: a header with more than one would be read by us one way and by the provider another."""
+_AWS_KEY = re.compile(r"AWS4-[\w-]+\s+Credential=([A-Z0-9]{16,128})/")
 _COPILOT_TRACKING = re.compile(r"(?:^|;)tid=([0-9a-zA-Z-]{8,64})(?:;|$)")
 MAX_JWT_CHARS = 16_384
 
@@ -37,6 +42,8 @@ class Identity:
     """The credential itself, all its parts: an identity in any case."""
     account: bytes
     """The stable account behind a rotating credential; empty where the credential is the identity."""
+    provable: bool = True
+    """A provider that accepts the credential has also checked that the account is its own."""
 
 
 def identity_of(headers: Mapping[str, str], query: str, fields: Fields) -> Identity:
@@ -44,13 +51,23 @@ def identity_of(headers: Mapping[str, str], query: str, fields: Fields) -> Ident
     parts: list[bytes] = []
     for name in CREDENTIAL_HEADERS:
         if value := headers.get(name):
-            # A SigV4 signature changes with every request; what stays is the access key.
-            aws = _AWS_KEY.search(value) if name == "authorization" else None
-            parts += [name.encode(), aws[1].encode() if aws else value.encode("utf-8", "surrogateescape")]
-    for name, value in parse_qsl(query):
+            parts += [name.encode(), value.encode("utf-8", "surrogateescape")]
+    keyed = any(headers.get(name) for name in _KEY_HEADERS)
+    for name, value in parse_qsl(query, errors="surrogateescape"):
         if name in _CREDENTIAL_QUERY:
-            parts += [b"?" + name.encode(), value.encode()]
-    return Identity(secret=digest_of(parts), account=_account_of(headers, fields))
+            keyed = True
+            parts += [b"?" + name.encode(), value.encode("utf-8", "surrogateescape")]
+    secret = digest_of(parts)
+    # Beside a key, which the provider may be the one to look at, a token proves nothing.
+    if keyed:
+        return Identity(secret, b"")
+    account, provable = _account_of(headers, fields)
+    return Identity(secret, account, provable)
+
+
+def proof_of(identity: Identity, host: str) -> bytes:
+    """Return the name under which it is remembered that *host* accepted the credential: another may accept any."""
+    return digest_of((identity.secret, host.encode()))
 
 
 def tenant_of(pepper: bytes, identity: Identity, *, trusted: bool) -> bytes:
@@ -65,20 +82,27 @@ def shared_tenant(pepper: bytes) -> bytes:
     return digest_of((pepper, b"one person"))
 
 
-def _account_of(headers: Mapping[str, str], fields: Fields) -> bytes:
-    scheme, _, token = headers.get("authorization", "").partition(" ")
-    if scheme.lower() != "bearer" or "x-api-key" in headers:
-        return b""
+def _account_of(headers: Mapping[str, str], fields: Fields) -> tuple[bytes, bool]:
+    """Return the account, if the request names one, and whether the provider checks it."""
+    authorization = headers.get("authorization", "")
+    # A SigV4 signature changes with every request; what stays is the access key, which is no secret.
+    if aws := _AWS_KEY.match(authorization):
+        return digest_of((b"aws", aws[1].encode())), False
+    scheme, _, token = authorization.partition(" ")
+    if scheme.lower() != "bearer" or not _TOKEN_ENDS.isdisjoint(token):
+        return b"", True
+    if token.startswith(_OAUTH_PREFIXES) and (claude := _claude_account(fields)):
+        return digest_of((b"claude", claude.encode())), False
+    if token.startswith(_API_KEY_PREFIX):
+        return b"", True
+    subject = _jwt_subject(token)
     if account := headers.get("chatgpt-account-id"):
-        subject = _jwt_subject(token)
-        return digest_of((b"chatgpt", account.encode(), subject))
-    if subject := _jwt_subject(token):
-        return digest_of((b"jwt", subject))
+        return digest_of((b"chatgpt", account.encode("utf-8", "surrogateescape"), subject)), True
+    if subject:
+        return digest_of((b"jwt", subject)), True
     if tracking := _COPILOT_TRACKING.search(token):
-        return digest_of((b"copilot", tracking[1].encode()))
-    if token.startswith(_OAUTH_PREFIXES) and (account := _claude_account(fields)):
-        return digest_of((b"claude", account.encode()))
-    return b""
+        return digest_of((b"copilot", tracking[1].encode())), True
+    return b"", True
 
 
 def _claude_account(fields: Fields) -> str:

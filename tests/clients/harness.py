@@ -315,7 +315,9 @@ class Lab:
         except TimeoutError:
             line = ""
         if "listens on http://" not in line:
-            self._proxy.kill()
+            with contextlib.suppress(ProcessLookupError):
+                self._proxy.kill()
+            await self._proxy.wait()
             raise RuntimeError(f"the proxy did not start: {line}{(self.folder / 'proxy.log').read_text()[-2000:]}")
         return int(line.partition("listens on http://127.0.0.1:")[2].split()[0])
 

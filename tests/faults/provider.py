@@ -84,6 +84,7 @@ class Provider:
     def __init__(self, tls: ssl.SSLContext | None = None) -> None:
         self.port = 0
         self._tls = tls
+        self._server: asyncio.Server | None = None
         self._all: list[Asked] = []
         self._scripts: dict[str, list[Script]] = defaultdict(list)
         self._loop = asyncio.new_event_loop()
@@ -96,6 +97,8 @@ class Provider:
         return self
 
     def __exit__(self, *exc: object) -> None:
+        if not self._thread.is_alive():
+            return
         asyncio.run_coroutine_threadsafe(self._stop(), self._loop).result(WAIT_S)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(WAIT_S)
@@ -108,13 +111,20 @@ class Provider:
         return [one for one in self._all if one.case == case]
 
     async def _start(self) -> None:
-        server = await asyncio.start_server(self._connected, "127.0.0.1", 0, ssl=self._tls)
-        self.port = server.sockets[0].getsockname()[1]
+        self._server = await asyncio.start_server(self._connected, "127.0.0.1", 0, ssl=self._tls)
+        self.port = self._server.sockets[0].getsockname()[1]
 
     async def _stop(self) -> None:
+        if self._server is not None:
+            self._server.close()
         for task in self._tasks:
             task.cancel()
-        await asyncio.sleep(0)
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=WAIT_S)
+
+    def call(self, function: Callable[[], object]) -> None:
+        """Run *function* in the provider's thread."""
+        self._loop.call_soon_threadsafe(function)
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
@@ -195,7 +205,7 @@ def chat(text: str, finish: str = "stop", **more: object) -> bytes:
     message = {"role": "assistant", "content": text, **more}
     return json.dumps(
         {
-            "id": "chatcmpl-provider",
+            "id": "chatcmpl-providerproviderprovider",
             "object": "chat.completion",
             "created": 1_700_000_000,
             "model": "gpt-4o",
@@ -207,7 +217,7 @@ def chat(text: str, finish: str = "stop", **more: object) -> bytes:
 
 
 def chat_stream(text: str) -> list[bytes]:
-    base = {"id": "chatcmpl-provider", "object": "chat.completion.chunk", "created": 1_700_000_000, "model": "gpt-4o"}
+    base = {"id": "chatcmpl-providerproviderprovider", "object": "chat.completion.chunk", "created": 1_700_000_000, "model": "gpt-4o"}
 
     def one(delta: dict[str, object], finish: str | None = None) -> bytes:
         choice = {"index": 0, "delta": delta, "finish_reason": finish}

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -90,6 +91,13 @@ def wait_for(condition: Callable[[], object], what: str, wait_s: float = 10.0) -
         time.sleep(0.02)
 
 
+def healthy(proxy: Proxy, said: str) -> None:
+    """The proxy lives, and has not said that anything of its own broke."""
+    assert proxy.alive
+    for word in ("Traceback", "Addon error", "has crashed", "Layer "):
+        assert word not in said, said[-4000:]
+
+
 def settings(provider_port: int, options: tuple[str, ...] = ()) -> list[str]:
     upstream = ",".join(f"{host}=http://127.0.0.1:{provider_port}" for host in HOSTS)
     words: list[str] = []
@@ -106,19 +114,16 @@ def up(state: Path, provider_port: int, *options: str, gateway: bool = False) ->
         capture_output=True, text=True, env=environment(), timeout=START_WAIT_S, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    status = subprocess.run(
-        command("status", "--json", "--state", str(state)),
-        capture_output=True, text=True, env=environment(), timeout=START_WAIT_S, check=False,
-    )  # fmt: skip
-    assert status.returncode == 0, status.stdout + status.stderr
-    found = json.loads(status.stdout)
+    found = re.search(r"listens on http://[\d.]+:(\d+) \(process (\d+)\)", done.stdout)
+    assert found, done.stdout
+    entrance = re.search(r"gateway: http://[\d.]+:(\d+)", done.stdout)
     return Proxy(
-        pid=found["pid"],
-        port=found["port"],
+        pid=int(found[2]),
+        port=int(found[1]),
         ca=state / "ca" / "mitmproxy-ca-cert.pem",
         state=state,
         log_file=state / "promptweir.log",
-        gateway_port=found.get("gateway_port") or 0,
+        gateway_port=int(entrance[1]) if entrance else 0,
     )
 
 
