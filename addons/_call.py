@@ -1,6 +1,7 @@
 """What is known about one LLM call while it is under way."""
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from promptweir.addons._tee import Tee
@@ -19,6 +20,10 @@ class Call:
     provider: str
     host: str
     """As the client addressed it."""
+    headers: Mapping[str, str]
+    """Those of the request, by lower-case name."""
+    header_fields: tuple[tuple[bytes, bytes], ...]
+    """What ``headers`` was read from: while the request has this very object, they have not changed."""
     control: CacheControl = CacheControl.DEFAULT
     started_ns: int = field(default_factory=time.perf_counter_ns)
     prompt: Prompt | None = None

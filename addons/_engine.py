@@ -22,7 +22,9 @@ logger = logging.getLogger("promptweir")
 
 PEPPER_BYTES = 32
 PRIVATE_FOLDER, PRIVATE_FILE = 0o700, 0o600
-_ALPHABET = string.ascii_letters + string.digits
+_ALPHABET = (string.ascii_letters + string.digits).encode()
+_LETTERS = bytes(_ALPHABET[byte % len(_ALPHABET)] for byte in range(256))
+"""From random bytes to letters and digits.  Some come up more often than others, which is no matter for ids."""
 
 
 def state_folder(config: Config) -> Path:
@@ -37,7 +39,7 @@ def now_ns() -> int:
 
 def token(chars: int) -> str:
     """Return random letters and digits for ids."""
-    return "".join(secrets.choice(_ALPHABET) for _ in range(chars))
+    return secrets.token_bytes(chars).translate(_LETTERS).decode("ascii")
 
 
 def pepper(folder: Path) -> bytes:

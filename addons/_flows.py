@@ -2,10 +2,12 @@
 
 import json
 import re
+import time
 from collections.abc import Mapping
 
 import msgspec
 from mitmproxy import http
+from mitmproxy.net.http import status_codes
 
 from promptweir.layers.coding import decoded
 from promptweir.layers.contract import CacheControl, Completion, Deflect, Dialect, Encoding, Fields, Prompt
@@ -18,6 +20,7 @@ LAYER_HEADER, DEFLECTED_HEADER, PROVIDER_HEADER = (
     "x-promptweir-deflected",
     "x-promptweir-provider",
 )
+_OUR_HEADERS = (LAYER_HEADER.encode(), DEFLECTED_HEADER.encode(), PROVIDER_HEADER.encode())
 
 _ANSWER_HEADERS = (
     "anthropic-beta",
@@ -53,7 +56,12 @@ _SPACED_KEY_BYTES = 3  # quotes and colon
 
 def header_map(request: http.Request) -> dict[str, str]:
     """Return the request's headers by lower-case name; values of repeated ones joined."""
-    return {name.lower(): request.headers[name] for name in request.headers}
+    found: dict[str, str] = {}
+    for raw_name, raw_value in request.headers.fields:
+        name = raw_name.decode("utf-8", "surrogateescape").lower()
+        value = raw_value.decode("utf-8", "surrogateescape")
+        found[name] = f"{found[name]}, {value}" if name in found else value
+    return found
 
 
 def fields_of(body: bytes) -> Fields:
@@ -159,25 +167,42 @@ def answer(
 ) -> None:
     """Answer *flow* locally."""
     completion = deflect.completion
-    headers = {"content-type": completion.content_type}
+    headers = [(b"content-type", completion.content_type.encode("utf-8", "surrogateescape"))]
     # What providers put beside an answer and SDKs show to their users; made anew, like all ids.
     if dialect in {Dialect.ANTHROPIC_MESSAGES, Dialect.ANTHROPIC_COUNT_TOKENS}:
-        headers["request-id"] = f"req_{request_id}"
+        headers.append((b"request-id", b"req_" + request_id.encode()))
     elif dialect in {Dialect.OPENAI_CHAT, Dialect.OPENAI_RESPONSES, Dialect.OPENAI_EMBEDDINGS}:
-        headers["x-request-id"] = f"req_{request_id}"
+        headers.append((b"x-request-id", b"req_" + request_id.encode()))
     if completion.encoding is Encoding.SSE:
-        headers["cache-control"] = "no-cache"
-    flow.response = http.Response.make(completion.status, completion.body, headers)
+        headers.append((b"cache-control", b"no-cache"))
+    headers.append((b"content-length", b"%d" % len(completion.body)))
     if tell:
-        mark(flow, layer=layer, provider=provider, deflected=True)
+        headers += _marks(layer, provider, deflected=True)
+    now_s = time.time()
+    # Response.make would look each of these headers up again.
+    flow.response = http.Response(
+        http_version=b"HTTP/1.1",
+        status_code=completion.status,
+        reason=status_codes.RESPONSES.get(completion.status, "").encode(),
+        headers=http.Headers(headers),
+        content=completion.body,
+        trailers=None,
+        timestamp_start=now_s,
+        timestamp_end=now_s,
+    )
 
 
 def mark(flow: http.HTTPFlow, *, layer: str, provider: str, deflected: bool) -> None:
     """Add our three headers to the answer."""
     if flow.response is not None:
-        flow.response.headers[LAYER_HEADER] = layer
-        flow.response.headers[DEFLECTED_HEADER] = "true" if deflected else "false"
-        flow.response.headers[PROVIDER_HEADER] = provider
+        headers = flow.response.headers
+        others = tuple([pair for pair in headers.fields if pair[0].lower() not in _OUR_HEADERS])
+        headers.fields = (*others, *_marks(layer, provider, deflected=deflected))
+
+
+def _marks(layer: str, provider: str, *, deflected: bool) -> list[tuple[bytes, bytes]]:
+    said = (layer, "true" if deflected else "false", provider)
+    return [(name, value.encode()) for name, value in zip(_OUR_HEADERS, said, strict=True)]
 
 
 _PREFERRED: Mapping[str, Encoding] = {

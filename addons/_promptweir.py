@@ -74,6 +74,7 @@ class Promptweir(_streaming.StreamingHooks):
         self._tasks: set[asyncio.Task[None]] = set()
         self._beyond_loopback = False
         self._forms: dict[bytes, Form] = {}
+        self._landings = 0
 
     # --- life
 
@@ -143,18 +144,26 @@ class Promptweir(_streaming.StreamingHooks):
                 flow.request.stream = True
             return
         _routes.direct(flow, target, engine.config)
-        control = _flows.control_of(flow.request.headers)
-        flow.request.headers.pop(_flows.CONTROL_HEADER, None)
+        headers = _flows.header_map(flow.request)
+        control = _flows.control_of(headers)
+        if _flows.CONTROL_HEADER in headers:
+            del flow.request.headers[_flows.CONTROL_HEADER]
         if engine.config.websocket_426 and _routes.is_responses_websocket(flow):
             return
         dialect = engine.registry.dialect_of(flow.request.path.partition("?")[0])
-        length = flow.request.headers.get("content-length", "0")
+        length = headers.get("content-length", "0")
         too_long = length.isdigit() and int(length) > engine.config.request_max_bytes
         if dialect is None or flow.request.method != "POST" or too_long:
             flow.request.stream = True
             return
         self._calls[flow.id] = Call(
-            id=token(10).lower(), dialect=dialect, provider=target.provider, host=target.host, control=control
+            id=token(10).lower(),
+            dialect=dialect,
+            provider=target.provider,
+            host=target.host,
+            control=control,
+            headers=headers,
+            header_fields=flow.request.headers.fields,
         )
 
     async def request(self, flow: http.HTTPFlow) -> None:
@@ -245,7 +254,9 @@ class Promptweir(_streaming.StreamingHooks):
         config = engine.config
         body = _flows.body_of(flow.request, config.request_max_bytes)
         fields = _flows.fields_of(body)
-        headers = _flows.header_map(flow.request)
+        # Other addons may have changed them meanwhile.
+        same = flow.request.headers.fields is call.header_fields
+        headers = call.headers if same else _flows.header_map(flow.request)
         call.identity = identity_of(headers, flow.request.path.partition("?")[2], fields)
         if config.tenant_shared:
             tenant = shared_tenant(engine.pepper)
@@ -274,6 +285,7 @@ class Promptweir(_streaming.StreamingHooks):
         return identity.provable and engine.store.proven(proof_of(identity, call.host)) == identity.account.hex()
 
     async def _decide(self, flow: http.HTTPFlow, call: Call, prompt: Prompt, engine: Engine) -> None:
+        landings = self._landings
         trip = await walk(prompt, engine.layers, now_ns, report)
         if self._apply(flow, call, trip, engine):
             return
@@ -292,7 +304,7 @@ class Promptweir(_streaming.StreamingHooks):
             and engine.config.flight_enabled
             and not is_native(call.provider)
         ):
-            await self._share(flow, call, prompt, engine)
+            await self._share(flow, call, prompt, engine, landings)
 
     def _apply(self, flow: http.HTTPFlow, call: Call, trip: Trip, engine: Engine) -> bool:
         """Carry out the verdict; true when the flow is answered."""
@@ -344,8 +356,11 @@ class Promptweir(_streaming.StreamingHooks):
 
     # --- sharing calls in flight
 
-    async def _share(self, flow: http.HTTPFlow, call: Call, prompt: Prompt, engine: Engine) -> None:
-        """Lead an identical call, or follow one: by its bytes where both ask for the same form, else by its outcome."""
+    async def _share(self, flow: http.HTTPFlow, call: Call, prompt: Prompt, engine: Engine, landings: int) -> None:
+        """Lead an identical call, or follow one: by its bytes where both ask for the same form, else by its outcome.
+
+        *landings* is how many answers had been learned before the look into the cache that this call missed.
+        """
         try:
             place = await engine.exact.call_of(prompt)
         except ValueError:
@@ -355,6 +370,12 @@ class Promptweir(_streaming.StreamingHooks):
         while self._flights is not None:
             match self._flights.join(key):
                 case Lead() as lead:
+                    # Between that look and now an identical call may have landed, and the flight may be over.
+                    if self._landings != landings and self._apply(
+                        flow, call, await walk(prompt, engine.layers, now_ns, report), engine
+                    ):
+                        lead.land()
+                        return None
                     return self._lead(flow, call, lead, key, form)
                 case Follow() as follow if self._can_stream and self._forms.get(key) == form:
                     match await _streaming.unless_gone(flow, follow.board(wait_s)):
@@ -425,6 +446,7 @@ class Promptweir(_streaming.StreamingHooks):
             engine.exact.forget_call(prompt.id)
         if call.lead is not None:
             call.lead.land()
+            self._landings += 1
             self._forms.pop(call.flight_key, None)
         engine.store.record(msgspec.structs.replace(row, fingerprint=fingerprint))
 

@@ -12,7 +12,12 @@ from types import ModuleType
 
 _here = Path(__file__).resolve().parent
 sys.path[:] = [entry for entry in sys.path if entry and Path(entry).resolve() != _here]
-if importlib.util.find_spec("promptweir") is None:
+try:
+    # Not the root: an uninstall may leave its empty folder behind, and that would do for a namespace package.
+    _installed = importlib.util.find_spec("promptweir.layers") is not None
+except ModuleNotFoundError:
+    _installed = False
+if not _installed:
     _package = ModuleType("promptweir")
     _package.__path__ = [str(_here.parent)]
     sys.modules["promptweir"] = _package

@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 import typer
@@ -33,6 +33,10 @@ if TYPE_CHECKING:
     from promptweir.cli.demo_calls import Exchange
 
 FAILED = 1
+State = Annotated[
+    Path | None,
+    typer.Option("--state", metavar="DIR", help="State folder; it stays.", show_default="a fresh one, which goes away"),
+]
 REAL_RETRIES = 2
 
 
@@ -46,7 +50,7 @@ class Played:
     """One sentence for each wrong answer."""
 
 
-def demo(state: args.State = None, as_json: args.JsonOutput = False) -> None:
+def demo(state: State = None, as_json: args.JsonOutput = False) -> None:
     """Send a workload through the proxy with the official SDKs, cold and then warm.
 
     Without a key it asks a provider stand-in on this machine; with OPENAI_API_KEY or ANTHROPIC_API_KEY set, the real one.

@@ -110,7 +110,8 @@ def complaints_of(cold: Sequence[Exchange], warm: Sequence[Exchange], judge: Jud
             if not complaint and when == "warm" and not exchange.probe:
                 if first is None:
                     complaint = "was not asked in the cold pass"
-                elif not first.failure:
+                elif exchange.trace.deflected and not first.failure:
+                    # One that went out again is the provider's to answer, under other ids and in other words.
                     complaint = difference(first.doc, exchange.doc)
             if complaint:
                 found.append(f"{exchange.name} ({when}) {complaint}")

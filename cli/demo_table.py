@@ -20,15 +20,15 @@ def show(cold: Sequence[Exchange], warm: Sequence[Exchange], total: Score, note:
     for name in ("hit p50", "p99", "miss p50", "p99"):
         table.add_column(name, justify="right")
     _add(table, "cold", score(cold, 0))
-    _add(table, "warm: repeats", score(repeats, 0))
-    _add(table, "warm: others", score(probes, 0))
+    _add(table, "warm", score(repeats, 0))
+    _add(table, "others", score(probes, 0))
     table.add_section()
     _add(table, "all", total)
     console = Console(highlight=False)
     console.print(table)
     hits = sum(exchange.trace.deflected for exchange in repeats)
     console.print(f"{hits} of {len(repeats)} repeats answered without the provider; wrong answers: {total.wrong}")
-    console.print("others: as one asked before but for its key, model, prompt, tools, picture or temperature")
+    console.print("others: as one asked before, but for the key, model, prompt, tools or picture")
     console.print(NOTE + note)
 
 

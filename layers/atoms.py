@@ -310,11 +310,8 @@ def _spellings_of(word: str) -> set[str]:
     """Return the ways in which a folder's name may be written: in JSON, in a URL; of one letter, only beside a separator."""
     if len(word) == 1:
         return {"/" + word, "\\" + word, word + "/", word + "\\"}
-    forms = {word, quote(word).lower()}
-    if not word.isascii():
-        forms |= {unicodedata.normalize(form, word) for form in ("NFC", "NFD")}
-        forms |= {json.dumps(form)[1:-1].lower() for form in forms} | {quote(form).lower() for form in forms}
-    return forms
+    forms = {word} if word.isascii() else {word, *(unicodedata.normalize(form, word) for form in ("NFC", "NFD"))}
+    return forms | {json.dumps(form)[1:-1].lower() for form in forms} | {quote(form).lower() for form in forms}
 
 
 @lru_cache(maxsize=1024)

@@ -22,7 +22,7 @@ from types import MappingProxyType
 
 from promptweir.layers.atoms import Atom, Rules, declared, roots_of, search_in
 from promptweir.layers.contract import Dialect, Fields, Json
-from promptweir.layers.shapes import BILLING, SHAPES, Walk, preamble_texts
+from promptweir.layers.shapes import BILLING, BILLING_REST, SHAPES, Walk, preamble_texts
 from promptweir.layers.strict import decoded, encoded, items_of
 
 MEMO_MAX_BYTES = 64 << 20
@@ -184,7 +184,8 @@ class Canonicaliser:
         if roots is None:
             if len(self._root_sets) >= MAX_ROOT_SETS:
                 self._root_sets.clear()
-            kinds = b"".join(kind.encode() + b"\0" for kind, _ in atoms)
+            # An answer made for one kind of separators is no good for the other.
+            kinds = b"".join(kind.encode() + (b"\\\0" if "\\" in path else b"/\0") for kind, path in atoms)
             roots = self._root_sets[atoms] = _Roots(atoms, kinds + b"\0" + _nesting(atoms))
         return roots
 
@@ -225,7 +226,7 @@ class _Memo:
         key = (shape, raw)
         block = self._young.get(key)
         if block is None:
-            block = self._young[key] = self._old.pop(key, None) or _Block(shape, raw)
+            block = self._young[key] = self._old.pop(key) if key in self._old else _Block(shape, raw)
             self._young_bytes += len(raw) + MEMO_BLOCK_BYTES
             if self._young_bytes > self._young_max_bytes:
                 self._old, self._young, self._young_bytes = self._young, {}, 0
@@ -248,7 +249,7 @@ def _nesting(roots: tuple[Atom, ...]) -> bytes:
 _LIST = "[]"
 """Marks the shape of a list that is remembered as a whole."""
 _ANY_BILLING = f'{{"type":"text","text":"{BILLING}"}}'.encode()
-_BILLING_BLOCK = re.compile(rb'\{"type":"text","text":"' + BILLING.encode() + rb'[ !#-\[\]-~]*"\}')
+_BILLING_BLOCK = re.compile(rb'\{"type":"text","text":"' + (BILLING + BILLING_REST).encode() + rb'"\}')
 """The usual spelling of a block that means nothing; it would else be a new block in every request."""
 _FIRST = {
     "system": 0,

@@ -12,6 +12,10 @@ from promptweir.layers.contract import Dialect
 
 PREFIX = "promptweir_"
 
+MAX_SECONDS = 100 * 365 * 86_400
+"""A hundred years; times are counted in nanoseconds, in 64 bits."""
+MAX_NUMBER = 1 << 53
+
 type Value = bool | int | str
 
 
@@ -291,6 +295,8 @@ def _checked(option: Option, value: object) -> Value:
         case (int(), int()) if not isinstance(value, bool):
             if value < 0:
                 raise ValueError(f"{option.name} must not be negative, not {value}")
+            if value > (most := MAX_SECONDS if option.unit == "seconds" else MAX_NUMBER):
+                raise ValueError(f"{option.name} must be at most {most}, not {value}")
             return value
         case (str(), str()):
             if option.choices and value not in option.choices:
@@ -315,7 +321,7 @@ def _hosts(text: str) -> tuple[str, ...]:
     hosts = tuple(part.strip().lower().rstrip(".") for part in text.split(",") if part.strip())
     for host in hosts:
         bare = host.removeprefix("*.")
-        if not bare or any(c in bare for c in "*/: @"):
+        if not bare or any(c in bare for c in "*?[]/: @"):
             raise ValueError(
                 f"promptweir_hosts takes host names such as llm.example.com or *.example.com, not {host!r}"
             )

@@ -1,8 +1,8 @@
 """What running a model's tool call would do: nothing, read, or change something.
 
 A replayed answer may contain tool calls, and the client will run them.  ``effect_of`` types an answer by its worst
-call.  Names decide for named tools; a shell command is read word by word, and whatever is not known to only read
-counts as mutating.
+call.  Names decide for named tools; a shell command is read word by word (see ``shell``), and whatever is not known to
+only read counts as mutating.
 """
 
 import json
@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from enum import StrEnum
 
 from promptweir.layers.contract import ToolCall
+from promptweir.layers.shell import command_reads, line_reads
 
 
 class Effect(StrEnum):
@@ -22,11 +23,13 @@ class Effect(StrEnum):
 
 
 MAX_COMMAND_CHARS = 4096
+_SHELLS = frozenset({"bash", "sh", "zsh"})
 
 _READING_TOOLS = frozenset(
-    "read glob grep ls view cat search find fetch websearch webfetch web_search web_fetch read_file read_many_files "
-    "list_directory list_dir list_files glob_files search_file_content grep_search file_search codebase_search "
-    "view_image todoread toolsearch tool_search notebookread lsp skill task_output bashoutput read_bash".split()
+    "read glob grep ls list view cat search find fetch websearch webfetch web_search web_fetch google_web_search read_file "
+    "read_many_files list_directory list_dir list_files glob_files search_file_content grep_search file_search "
+    "codebase_search view_image todoread toolsearch tool_search notebookread lsp skill task_output bashoutput read_bash "
+    "list_bash".split()
 )
 _READING_PREFIXES = (
     "get_",
@@ -38,10 +41,14 @@ _READING_PREFIXES = (
     "show_",
     "count_",
     "lookup_",
-    "query_",
     "check_",
     "view_",
 )
+_CHANGING_WORDS = frozenset(
+    "add and apply clear create delete drop edit execute in insert modify move or out patch post put remove rename replace "
+    "reset run save send set update upsert write".split()
+)
+"""``search_replace`` and ``get_or_create`` do not only read."""
 _SHELL_TOOLS = frozenset(
     {
         "bash",
@@ -56,31 +63,8 @@ _SHELL_TOOLS = frozenset(
         "exec",
     }
 )
-_READING_COMMANDS = frozenset(
-    "cat head tail less more ls tree pwd cd echo printf wc grep egrep fgrep rg ag find fd stat file du df which type whoami "
-    "hostname uname date env printenv id ps sort uniq cut tr nl od xxd hexdump strings diff cmp comm basename dirname "
-    "realpath readlink sed awk jq yq test true false sleep md5sum sha1sum sha256sum column".split()
-)
-_READING_GIT = frozenset(
-    "status log diff show blame branch rev-parse ls-files ls-tree remote describe shortlog grep cat-file".split()
-)
-_CHANGING_FLAGS = {
-    "find": re.compile(r"-(?:delete|exec|execdir|ok|okdir|fprint\w*|fls)\b"),
-    "fd": re.compile(r"-(?:x|X|-exec)"),
-    "sed": re.compile(r"(?:^|\s)(?:-[a-zA-Z]*i|--in-place)|[;{}\d/$]\s*[wWeE]\b|(?:^|\s)['\"]?[wWe]\s"),
-    "awk": re.compile(r"system|>|\||getline"),
-    "sort": re.compile(r"(?:^|\s)(?:-o|--output)"),
-    "env": re.compile(r"\S"),
-    "branch": re.compile(r"(?:^|\s)-[a-zA-Z-]*[dDmMcCfu]|\s[^-\s]"),
-    "remote": re.compile(r"\b(?:add|remove|rm|rename|set-\w+|prune|update)\b"),
-    "date": re.compile(r"(?:^|\s)(?:-s|--set)"),
-    "hostname": re.compile(r"\S"),
-    "yq": re.compile(r"(?:^|\s)-[a-zA-Z]*i"),
-}
-_HARMLESS_REDIRECTS = re.compile(r"\d?>\s*/dev/null|\d>&\d|<\s*\S+")
-_SEPARATORS = re.compile(r"&&|\|\||[;|\n]")
 _CODEX_EXEC = re.compile(r"tools\.(\w+)\s*\(\s*\{([^{}]*)\}\s*\)")
-_CODEX_COMMAND = re.compile(r"\bcmd\s*:\s*(\"(?:[^\"\\]|\\.)*\")")
+_CODEX_COMMAND = re.compile(r"(?<![\w.])[\"']?cmd[\"']?\s*:\s*(\"(?:[^\"\\\n]|\\.)*\")\s*(?=,|$)")
 
 
 def effect_of(calls: Iterable[ToolCall]) -> Effect:
@@ -96,80 +80,46 @@ def effect_of(calls: Iterable[ToolCall]) -> Effect:
 def _reads(call: ToolCall) -> bool:
     name = call.name.rsplit("__", 1)[-1].rsplit(".", 1)[-1].lower()
     if name in _SHELL_TOOLS:
-        commands = _commands_of(call.arguments)
-        return bool(commands) and all(_command_reads(command) for command in commands)
-    return name in _READING_TOOLS or name.startswith(_READING_PREFIXES)
+        return len(call.arguments) <= MAX_COMMAND_CHARS and _shell_reads(call.arguments)
+    return name in _READING_TOOLS or (
+        name.startswith(_READING_PREFIXES) and _CHANGING_WORDS.isdisjoint(name.split("_"))
+    )
 
 
-def _commands_of(arguments: str) -> list[str]:
-    """Return the shell commands of a call; empty where they cannot be told."""
-    if len(arguments) > MAX_COMMAND_CHARS:
-        return []
+def _shell_reads(arguments: str) -> bool:
+    """Tell whether a shell tool's call only reads; False where its command cannot be told."""
     try:
         decoded = json.loads(arguments)
     except (ValueError, RecursionError):
-        return _script_commands(arguments)
-    if not isinstance(decoded, dict):
-        return []
-    command = decoded.get("command", decoded.get("cmd"))
-    match command:
-        case str():
-            return [command]
-        case [str() as shell, str() as flag, str() as text] if shell.rsplit("/", 1)[-1] in {
-            "bash",
-            "sh",
-            "zsh",
-        } and flag in {"-c", "-lc"}:
-            return [text]
-        case list() if all(isinstance(word, str) for word in command):
-            return [" ".join(str(word) for word in command)]
-        case _:
-            return []
-
-
-def _script_commands(script: str) -> list[str]:
-    """Codex's JavaScript: every ``tools.…`` call must be an ``exec_command`` with a literal command."""
-    calls = _CODEX_EXEC.findall(script)
-    if not calls or script.count("tools.") != len(calls):
-        return []
-    commands: list[str] = []
-    for tool, body in calls:
-        literal = _CODEX_COMMAND.search(body)
-        if tool != "exec_command" or literal is None:
-            return []
-        try:
-            commands.append(str(json.loads(literal[1])))
-        except ValueError:
-            return []
-    return commands
-
-
-def _command_reads(command: str) -> bool:
-    bare = _HARMLESS_REDIRECTS.sub(" ", command)
-    if any(sign in bare for sign in (">", "`", "$(", "<(", "&", "{")) and not _only_and(bare):
+        return _script_reads(arguments)
+    if not isinstance(decoded, dict) or ("command" in decoded) == ("cmd" in decoded):
         return False
-    parts = [part.strip() for part in _SEPARATORS.split(bare) if part.strip()]
-    return bool(parts) and all(_part_reads(part) for part in parts)
+    match decoded.get("command", decoded.get("cmd")):
+        case str() as line:
+            return line_reads(line)
+        case [str() as shell, "-c" | "-lc", str() as line] if shell.rsplit("/", 1)[-1] in _SHELLS:
+            return line_reads(line)
+        case [str(), *_] as words:
+            return all(isinstance(word, str) for word in words) and command_reads([str(word) for word in words])
+        case _:
+            return False
 
 
-def _only_and(text: str) -> bool:
-    """``&&`` between commands is fine; any other of the signs is not."""
-    rest = text.replace("&&", " ")
-    return not any(sign in rest for sign in (">", "`", "$(", "<(", "&", "{"))
+def _script_reads(script: str) -> bool:
+    """Codex's JavaScript: every use of ``tools`` must be an ``exec_command`` with one literal command."""
+    calls = _CODEX_EXEC.findall(script)
+    return (
+        bool(calls)
+        and len(re.findall(r"\btools\b", script)) == len(calls)
+        and all(tool == "exec_command" and _literal_reads(body) for tool, body in calls)
+    )
 
 
-def _part_reads(part: str) -> bool:
-    word, _, rest = part.partition(" ")
-    if word == "git":
-        options, verb, tail = rest, "", ""
-        while options:
-            verb, _, tail = options.strip().partition(" ")
-            if not verb.startswith("-"):
-                break
-            if verb not in {"--no-pager", "-P"}:
-                return False
-            options = tail
-        changing = _CHANGING_FLAGS.get(verb)
-        return verb in _READING_GIT and not (changing and changing.search(tail)) and "--output" not in tail
-    changing = _CHANGING_FLAGS.get(word)
-    return word in _READING_COMMANDS and not (changing and changing.search(rest))
+def _literal_reads(body: str) -> bool:
+    found = _CODEX_COMMAND.findall(body)
+    if len(found) != 1 or body.count("cmd") != 1 + found[0].count("cmd") or "..." in body:
+        return False
+    try:
+        return line_reads(str(json.loads(found[0])))
+    except ValueError:
+        return False

@@ -12,7 +12,16 @@ bytes and holes.  Fast path, every time: fill the holes.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from promptweir.layers.atoms import TOOL_ID, Atom, Rules, fragment_pattern, fragments_of, pieces_of, spelled_as
+from promptweir.layers.atoms import (
+    ROOT_KINDS,
+    TOOL_ID,
+    Atom,
+    Rules,
+    fragment_pattern,
+    fragments_of,
+    search_for,
+    spelled_as,
+)
 from promptweir.layers.contract import Dialect, Encoding, Facts, Fields, Json
 from promptweir.layers.dialects.base import Codec
 from promptweir.layers.dialects.openai_chat import lacks_usage
@@ -25,6 +34,8 @@ type Token = Callable[[int], str]
 _HOLE_CHARS = 28
 _KEPT_TAIL_CHARS = 2
 MIN_RANDOM_CHARS = 12
+MIN_KEPT_CHARS = 8
+"""A random part of this length keeps it; a shorter one could be guessed, or used up."""
 
 
 class UnfitError(ValueError):
@@ -65,7 +76,7 @@ class Template:
             filling = made.get(hole.index)
             if filling is None:
                 if hole.echo_of:
-                    filling = bytes(fields[hole.echo_of]) if hole.echo_of in fields else hole.absent
+                    filling = _on_one_line(bytes(fields[hole.echo_of])) if hole.echo_of in fields else hole.absent
                 else:
                     fresh = fresh_id(hole.old, token)
                     while taken(fresh):
@@ -76,22 +87,31 @@ class Template:
         return b"".join(parts)
 
 
+def _on_one_line(raw: bytes) -> bytes:
+    """Return JSON without line ends, which would end an event of a stream; strings hold none."""
+    return raw.replace(b"\r", b" ").replace(b"\n", b" ")
+
+
 def fresh_id(old: str, token: Token) -> str:
-    """Return a new id in the shape of *old*: same prefix and, where it is long enough, same length and alphabet."""
+    """Return a new id in the shape of *old*: same prefix and, where it is long enough, same length and alphabet.
+
+    Length matters: Mistral's tool ids have nine letters and digits, and it accepts no others.
+    """
     cut = max(old.rfind("_"), old.rfind("-")) + 1
     if old.count("-") == 4 and len(old.rsplit("_", 1)[-1]) == 36:
         cut = len(old) - 36
         digits = _as_hex(token(32))
         return old[:cut] + "-".join((digits[:8], digits[8:12], "4" + digits[13:16], "a" + digits[17:20], digits[20:32]))
     tail = old[cut:]
-    if len(tail) < MIN_RANDOM_CHARS + _KEPT_TAIL_CHARS:
+    if len(tail) < MIN_KEPT_CHARS:
         return old[:cut] + token(MIN_RANDOM_CHARS)
-    random = token(len(tail) - _KEPT_TAIL_CHARS)
+    kept = _KEPT_TAIL_CHARS if len(tail) >= MIN_RANDOM_CHARS + _KEPT_TAIL_CHARS else 0
+    random = token(len(tail) - kept)
     if all(char in "0123456789abcdef" for char in tail):
         random = _as_hex(random)
     elif tail == tail.lower():
         random = random.lower()
-    return old[:cut] + tail[:_KEPT_TAIL_CHARS] + random
+    return old[:cut] + tail[:kept] + random
 
 
 def _as_hex(random: str) -> str:
@@ -152,30 +172,44 @@ class Replayer:
     def _rename(
         self, frames: list[Frame], slots: Sequence[Slot], renaming: Mapping[Atom, Atom], bound: frozenset[Atom]
     ) -> None:
-        roots = tuple(atom for atom in bound if atom[0] in _ROOTS)
+        search = search_for(self._rules, tuple(atom for atom in bound if atom[0] in ROOT_KINDS))
         fragments = tuple(sorted({fragment for old, new in renaming.items() for fragment in fragments_of(old, new)}))
         tell_tale = fragment_pattern(fragments) if fragments else None
+        arriving = search_for(
+            _NO_MARKS, tuple(new for new in renaming.values() if new[0] in ROOT_KINDS and new not in bound)
+        )
         seen: list[str] = []
 
-        def renamed(text: str) -> tuple[str, list[tuple[int, int, str]]]:
+        def renamed(text: str, *, runs: bool = False) -> tuple[str, list[tuple[int, int, str]]]:
             edits: list[tuple[int, int, str]] = []
-            for piece in pieces_of(text, self._rules, roots):
+            found = search.pieces(text)
+            rest = _edited(text, [(piece.start, piece.end, " ") for piece in found])
+            if arriving.pieces(rest):
+                # A path that the recorded request did not know as its own would become this request's own.
+                raise UnfitError("ambiguous")
+            for piece in found:
                 if piece.atom in renaming:
+                    new = renaming[piece.atom][1]
+                    if runs and set(new) & _SHELL_SIGNS - set(piece.atom[1]):
+                        raise UnfitError("quoting")  # the model quoted for the old path, if at all
                     edits.append((piece.start, piece.end, spelled_as(piece, text, renaming[piece.atom][1])))
                 elif piece.atom not in bound:
                     raise UnfitError("unbound-atom")
             result = _edited(text, edits)
-            seen.append(_without_new(result, renaming))
+            seen.append(rest)
             return result, edits
 
         def renamed_value(value: Json) -> Json:
             match value:
                 case str():
-                    return renamed(value)[0]
+                    return renamed(value, runs=True)[0]
                 case list():
                     return [renamed_value(inner) for inner in value]
                 case dict():
-                    return {renamed(key)[0]: renamed_value(inner) for key, inner in value.items()}
+                    made = {renamed(key)[0]: renamed_value(inner) for key, inner in value.items()}
+                    if len(made) < len(value):
+                        raise UnfitError("ambiguous")
+                    return made
                 case _:
                     return value
 
@@ -183,7 +217,7 @@ class Replayer:
             kind = channel[0].kind
             if kind in {SlotKind.TEXT, SlotKind.ARGUMENTS, SlotKind.SIGNED_TEXT}:
                 pieces = [str(slot.container[slot.key]) for slot in channel]  # type: ignore[index]
-                _, edits = renamed("".join(pieces))
+                _, edits = renamed("".join(pieces), runs=kind is SlotKind.ARGUMENTS)
                 if edits and kind is SlotKind.SIGNED_TEXT:
                     raise UnfitError("signed")
                 for slot, piece in zip(channel, _spread(pieces, edits), strict=True) if edits else ():
@@ -231,7 +265,9 @@ class Replayer:
         return holes
 
 
-_ROOTS = frozenset({"cwd", "home", "folder", "mangled"})
+_SHELL_SIGNS = frozenset(" \t\n'\"\\$&;|<>()*?[]{}!#~`")
+"""What a shell reads as more than a letter of a name."""
+_NO_MARKS = Rules(clock="exact", uuids="none")
 
 
 def _swap(frames: list[Frame], index: int, old: str, group: Sequence[tuple[Slot, str]]) -> None:
@@ -314,13 +350,6 @@ def _spread(pieces: Sequence[str], edits: Sequence[tuple[int, int, str]]) -> lis
         spread.append("".join(made))
         start = end
     return spread
-
-
-def _without_new(text: str, renaming: Mapping[Atom, Atom]) -> str:
-    """Blank the current atoms, so that only what the recorded request left behind is searched for fragments."""
-    for _, new in sorted(renaming.values(), key=lambda atom: len(atom[1]), reverse=True):
-        text = text.replace(new, " ")
-    return text
 
 
 def _cut(body: bytes, holes: Mapping[str, Hole]) -> Template:

@@ -9,6 +9,7 @@ What it does not do: it knows no request as a whole (see ``canonical``), and it 
 encrypted content.
 """
 
+import re
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
@@ -22,11 +23,15 @@ OMITTED_IN_BLOCKS: Mapping[str, str] = MappingProxyType(
         "cache_control": "steers the provider's prompt cache; the answer is the same with and without; "
         "Claude Code moves it to the newest block at every turn",
         "internal_chat_message_metadata_passthrough": "Codex's turn id and clock",
-        "id (Responses items, but for item_reference)": "bookkeeping; items are told apart by their place",
+        "id (Responses items that are whole without it)": "bookkeeping; items are told apart by their place",
     }
 )
 BILLING = "x-anthropic-billing-header:"
 """Claude Code's first system block; its ``cch`` differs in every request and the provider strips it."""
+_PAIR = r" *[A-Za-z_-]+=[!#-:<-\[\]-~]*"
+BILLING_REST = rf"(?:{_PAIR};)*(?:{_PAIR})? *"
+"""Names and values only: a sentence in that place would be for the model."""
+_BILLING_TEXT = re.compile(BILLING + BILLING_REST)
 
 _OPAQUE_KEYS = frozenset(
     {"signature", "encrypted_content", "thoughtSignature", "thought_signature", "data", "b64_json", "file_data"}
@@ -135,7 +140,7 @@ def _system(walk: Walk, value: Json) -> Json:
         isinstance(value, dict)
         and isinstance(text := value.get("text"), str)
         and text.startswith(BILLING)
-        and "\n" not in text.strip()
+        and _BILLING_TEXT.fullmatch(text.strip())
     ):
         return {"billing": None}
     return _block(walk, value)
@@ -150,15 +155,19 @@ def _message(walk: Walk, value: Json) -> Json:
     return walk.envelope(value, nested={"content": _each(_block), "tool_calls": _each(_tool_call)}, ids=ids, drop=_HINT)
 
 
+_WHOLE_ITEMS = frozenset({"message", "additional_tools"})
+"""Others may be no more than the name of something that the provider keeps: a reasoning, an image that it made."""
+
+
 def _item(walk: Walk, value: Json) -> Json:
     """One input item of OpenAI Responses."""
     if not isinstance(value, dict):
         return walk.value(value)
-    if value.get("type") == "item_reference":
-        return {"\0item": value.get("id")}
     bare = {key: inner for key, inner in value.items() if key != "id"}
     nested = {"content": _each(_block), "output": _each(_block), "tools": _each(_tool)}
-    return walk.envelope(bare, nested=nested, ids=True, drop=_ITEM_DROP)
+    shaped = walk.envelope(bare, nested=nested, ids=True, drop=_ITEM_DROP)
+    whole = str(value.get("type", "message")) in _WHOLE_ITEMS or value.get("call_id") or value.get("encrypted_content")
+    return shaped if whole or "id" not in value else {"\0item": [value["id"], shaped]}
 
 
 def _tool(walk: Walk, value: Json) -> Json:

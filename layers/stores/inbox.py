@@ -122,7 +122,10 @@ class Inbox:
             self._offered += 1
             if isinstance(job, Put):
                 self._pending[job.entry.key] = job.entry
-            self._changed.notify()
+            # While the writer waits for company it need not hear of each newcomer: a thread that wakes up for nothing
+            # takes the interpreter away from the event loop.
+            if len(self._jobs) == 1 or self._hurried():
+                self._changed.notify()
             return True
 
     def pending(self, key: bytes) -> Entry | None:

@@ -179,6 +179,14 @@ async def test_an_answer_that_still_names_the_old_folder_does_not_serve_another(
     assert words in (await world.body(world.prompt(at("/srv/app")))).decode()
 
 
+async def test_a_command_is_not_replayed_into_a_path_that_needs_quoting() -> None:
+    world = World()
+    await world.learn(world.prompt(at("/srv/app")), said(use("Bash", command="cat /srv/app/x.py"), stop="tool_use"))
+
+    assert await world.reason(world.prompt(at("/srv/my work/app2"))) == "unfit-quoting"
+    assert await world.body(world.prompt(at("/srv/my-app_2.1")))
+
+
 async def test_an_answer_with_an_unbound_session_folder_does_not_serve_another_directory() -> None:
     world = World()
     await world.learn(world.prompt(at("/srv/app")), said(text("see /s/11111111-2222-4333-8444-555555555555/log")))
