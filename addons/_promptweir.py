@@ -74,6 +74,7 @@ class Promptweir(_streaming.StreamingHooks):
         self._tasks: set[asyncio.Task[None]] = set()
         self._beyond_loopback = False
         self._forms: dict[bytes, Form] = {}
+        self._ended: set[bytes] = set()
         self._landings = 0
 
     # --- life
@@ -229,6 +230,8 @@ class Promptweir(_streaming.StreamingHooks):
                     body = translate_back(flow, call.prompt, engine.config)
                 else:
                     body = call.tee.body() if call.tee else None
+                if call.lead is not None:
+                    self._ended.add(call.flight_key)
                 self._start(self._finish(flow, call, engine, body), call)
         _streaming.forget(flow)
 
@@ -238,6 +241,7 @@ class Promptweir(_streaming.StreamingHooks):
         if engine is not None and call is not None:
             if call.lead is not None:
                 self._forms.pop(call.flight_key, None)
+                self._ended.discard(call.flight_key)
                 call.lead.fail("the provider's answer broke off")
             if call.prompt is not None:
                 engine.exact.forget_call(call.prompt.id)
@@ -377,7 +381,8 @@ class Promptweir(_streaming.StreamingHooks):
                         lead.land()
                         return None
                     return self._lead(flow, call, lead, key, form)
-                case Follow() as follow if self._can_stream and self._forms.get(key) == form:
+                # Who comes when the bytes are all out can as well wait for the word whether they are a whole answer.
+                case Follow() as follow if self._can_stream and self._forms.get(key) == form and key not in self._ended:
                     match await _streaming.unless_gone(flow, follow.board(wait_s)):
                         case Boarded(chunks=chunks) if self._forms.get(key) != form:
                             chunks.leave()  # another leader took over, whose answer has another form
@@ -401,6 +406,7 @@ class Promptweir(_streaming.StreamingHooks):
     def _lead(self, flow: http.HTTPFlow, call: Call, lead: Lead, key: bytes, form: Form) -> None:
         call.lead, call.flight_key = lead, key
         self._forms[key] = form
+        self._ended.discard(key)
         _streaming.shield(flow, lead)
 
     def _board(self, flow: http.HTTPFlow, call: Call, boarded: Boarded, engine: Engine) -> None:
@@ -432,9 +438,9 @@ class Promptweir(_streaming.StreamingHooks):
                 # Not whole, or not what the dialect says: passed on as it was, and not learned.
                 row = msgspec.structs.replace(row, reason=f"{row.reason}, not-whole")
         if call.lead is not None:
-            if completion is not None:
+            if completion is not None or _says_its_end(response):
                 call.lead.end()
-            else:
+            if completion is None:
                 call.lead.fail("the answer is not whole")
         heading = (("endpoint", prompt.path), *prompt.headers)
         fingerprint = await asyncio.to_thread(fingerprint_of, prompt.dialect, prompt.fields, heading, engine.pepper)
@@ -448,6 +454,7 @@ class Promptweir(_streaming.StreamingHooks):
             call.lead.land()
             self._landings += 1
             self._forms.pop(call.flight_key, None)
+            self._ended.discard(call.flight_key)
         engine.store.record(msgspec.structs.replace(row, fingerprint=fingerprint))
 
     def _start(self, work: Coroutine[object, object, None], call: Call) -> None:
@@ -460,6 +467,11 @@ class Promptweir(_streaming.StreamingHooks):
         task = asyncio.create_task(work, name=f"promptweir-learn-{call.id}")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+def _says_its_end(response: http.Response) -> bool:
+    """Tell whether the framing would have shown a cut; where the connection's end ends the body, it would not."""
+    return response.is_http2 or "content-length" in response.headers or "transfer-encoding" in response.headers
 
 
 async def _understood(response: http.Response, raw: bytes, prompt: Prompt, max_bytes: int) -> Completion:

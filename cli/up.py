@@ -158,7 +158,11 @@ def start(plan: Plan) -> Running:
         start_new_session=True,
         creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
     )
-    complaint = _read_all(child)
+    try:
+        complaint = _read_all(child)
+    except KeyboardInterrupt:
+        child.kill()  # it is in a session of its own, so the terminal's signal passed it by
+        raise
     running = plan.state.running() if child.poll() is None else None
     if running is None or running.pid != child.pid:
         child.kill()

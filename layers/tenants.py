@@ -23,6 +23,7 @@ from promptweir.layers.keys import digest_of
 
 _KEY_HEADERS = ("x-api-key", "api-key", "x-goog-api-key", "ocp-apim-subscription-key")
 CREDENTIAL_HEADERS = ("authorization", *_KEY_HEADERS, "x-amz-security-token", "cookie")
+_ACCOUNT_HEADER = "chatgpt-account-id"
 _CREDENTIAL_QUERY = frozenset({"key", "access_token", "api-key", "subscription-key"})
 _OAUTH_PREFIXES = ("sk-ant-oat", "ya29.", "gho_", "ghu_")
 _LEGACY_ACCOUNT = re.compile(r"_account_([0-9a-f-]{36})")
@@ -49,7 +50,7 @@ class Identity:
 def identity_of(headers: Mapping[str, str], query: str, fields: Fields) -> Identity:
     """Read the identity off a request; header names are lower case."""
     parts: list[bytes] = []
-    for name in CREDENTIAL_HEADERS:
+    for name in (*CREDENTIAL_HEADERS, _ACCOUNT_HEADER):
         if value := headers.get(name):
             parts += [name.encode(), value.encode("utf-8", "surrogateescape")]
     keyed = any(headers.get(name) for name in _KEY_HEADERS)
@@ -96,7 +97,7 @@ def _account_of(headers: Mapping[str, str], fields: Fields) -> tuple[bytes, bool
     if token.startswith(_API_KEY_PREFIX):
         return b"", True
     subject = _jwt_subject(token)
-    if account := headers.get("chatgpt-account-id"):
+    if account := headers.get(_ACCOUNT_HEADER):
         return digest_of((b"chatgpt", account.encode("utf-8", "surrogateescape"), subject)), True
     if subject:
         return digest_of((b"jwt", subject)), True

@@ -112,9 +112,13 @@ class Proxy:
         """Wait, at the end, until *calls* made meanwhile are learned: a row is written after that."""
         wanted = self.rows() + calls
         yield
+        self.settle(wanted)
+
+    def settle(self, rows: int) -> None:
+        """Wait until the record holds *rows* calls."""
         deadline = time.monotonic() + LEARN_WAIT_S
-        while (seen := self.rows()) < wanted:
-            assert time.monotonic() < deadline, f"{wanted - seen} of {calls} calls are not in the record"
+        while (seen := self.rows()) < rows:
+            assert time.monotonic() < deadline, f"{rows - seen} calls are not in the record"
             time.sleep(POLL_S)
 
 

@@ -103,8 +103,7 @@ class Calls:
 
         def __exit__(self, kind: object, *_: object) -> None:
             if kind is None:
-                with self.outer.proxy.learning(self._rows + self.calls - self.outer.proxy.rows()):
-                    pass
+                self.outer.proxy.settle(self._rows + self.calls)
                 assert len(self.outer.provider.llm_calls) - self._before == self.reaching
 
 
