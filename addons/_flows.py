@@ -56,12 +56,13 @@ _SPACED_KEY_BYTES = 3  # quotes and colon
 
 def header_map(request: http.Request) -> dict[str, str]:
     """Return the request's headers by lower-case name; values of repeated ones joined."""
-    found: dict[str, str] = {}
-    for raw_name, raw_value in request.headers.fields:
-        name = raw_name.decode("utf-8", "surrogateescape").lower()
-        value = raw_value.decode("utf-8", "surrogateescape")
-        found[name] = f"{found[name]}, {value}" if name in found else value
-    return found
+    fields = request.headers.fields
+    # Decoded in one go: two calls for each of two dozen headers would cost more than all else that is done with them.
+    parts = b"\n".join([part for pair in fields for part in pair]).decode("utf-8", "surrogateescape").split("\n")
+    found = dict(zip(map(str.lower, parts[::2]), parts[1::2], strict=False))
+    if len(found) == len(fields) and len(parts) == 2 * len(fields):
+        return found
+    return {name.lower(): request.headers[name] for name in request.headers}
 
 
 def fields_of(body: bytes) -> Fields:
@@ -74,7 +75,7 @@ def fields_of(body: bytes) -> Fields:
         fields: Fields = _BODY_FIELDS.decode(body)
     except (RecursionError, UnicodeDecodeError) as error:
         raise ValueError("not a JSON object") from error
-    size = sum(len(name.encode()) + len(memoryview(raw)) for name, raw in fields.items())
+    size = sum(map(len, fields)) + sum(map(len, map(memoryview, fields.values())))
     compact = size + 2 + _SPACED_KEY_BYTES * len(fields) + max(len(fields) - 1, 0)
     if len(body) != compact and _has_repeated_key(body):
         raise ValueError("duplicate key")
@@ -155,10 +156,10 @@ def _normal(name: str, value: str) -> str:
     return ",".join(sorted({part.strip() for part in value.split(",")})) if name in _LISTS else value
 
 
-def body_of(request: http.Request, max_bytes: int) -> bytes:
+def body_of(request: http.Request, headers: Mapping[str, str], max_bytes: int) -> bytes:
     """Return the request's body without content-encoding; the same object where there was none; ``ValueError``."""
     raw = request.raw_content or b""
-    coding = request.headers.get("content-encoding", "")
+    coding = headers.get("content-encoding", "")
     return decoded(raw, coding, max_bytes) if coding else raw
 
 

@@ -204,6 +204,8 @@ class Promptweir(_streaming.StreamingHooks):
             return
         if call.lead is not None:
             call.lead.head(response.status_code, response.headers.fields)
+            if not 200 <= response.status_code < 300:
+                self._leave_flight(call, "an error is not shared")
         if 200 <= response.status_code < 300 and call.prompt is not None:
             lead = call.lead
             call.tee = Tee(max_bytes=engine.config.answer_max_bytes, copies_to=lead.chunk if lead else None)
@@ -239,10 +241,7 @@ class Promptweir(_streaming.StreamingHooks):
         """The upstream or the client broke off."""
         engine, call = self._engine, self._calls.pop(flow.id, None)
         if engine is not None and call is not None:
-            if call.lead is not None:
-                self._forms.pop(call.flight_key, None)
-                self._ended.discard(call.flight_key)
-                call.lead.fail("the provider's answer broke off")
+            self._leave_flight(call, "the provider's answer broke off")
             if call.prompt is not None:
                 engine.exact.forget_call(call.prompt.id)
             if not call.local:
@@ -256,11 +255,11 @@ class Promptweir(_streaming.StreamingHooks):
 
     def _prompt_of(self, flow: http.HTTPFlow, call: Call, engine: Engine) -> Prompt:
         config = engine.config
-        body = _flows.body_of(flow.request, config.request_max_bytes)
-        fields = _flows.fields_of(body)
         # Other addons may have changed them meanwhile.
         same = flow.request.headers.fields is call.header_fields
         headers = call.headers if same else _flows.header_map(flow.request)
+        body = _flows.body_of(flow.request, headers, config.request_max_bytes)
+        fields = _flows.fields_of(body)
         call.identity = identity_of(headers, flow.request.path.partition("?")[2], fields)
         if config.tenant_shared:
             tenant = shared_tenant(engine.pepper)
@@ -409,6 +408,14 @@ class Promptweir(_streaming.StreamingHooks):
         self._ended.discard(key)
         _streaming.shield(flow, lead)
 
+    def _leave_flight(self, call: Call, reason: str) -> None:
+        """Lead no longer; a flight that has not landed fails, and one of those who wait leads on."""
+        if call.lead is not None:
+            self._forms.pop(call.flight_key, None)
+            self._ended.discard(call.flight_key)
+            call.lead.fail(reason)
+            call.lead = None
+
     def _board(self, flow: http.HTTPFlow, call: Call, boarded: Boarded, engine: Engine) -> None:
         """Answer *flow* with the bytes of the identical call in flight."""
         call.local, call.reason = True, "in-flight"
@@ -437,11 +444,10 @@ class Promptweir(_streaming.StreamingHooks):
             except ValueError:
                 # Not whole, or not what the dialect says: passed on as it was, and not learned.
                 row = msgspec.structs.replace(row, reason=f"{row.reason}, not-whole")
-        if call.lead is not None:
-            if completion is not None or _says_its_end(response):
-                call.lead.end()
-            if completion is None:
-                call.lead.fail("the answer is not whole")
+        if call.lead is not None and (completion is not None or _says_its_end(response)):
+            call.lead.end()
+        if completion is None:
+            self._leave_flight(call, "the answer is not whole")
         heading = (("endpoint", prompt.path), *prompt.headers)
         fingerprint = await asyncio.to_thread(fingerprint_of, prompt.dialect, prompt.fields, heading, engine.pepper)
         if completion is not None:
@@ -453,20 +459,20 @@ class Promptweir(_streaming.StreamingHooks):
         if call.lead is not None:
             call.lead.land()
             self._landings += 1
-            self._forms.pop(call.flight_key, None)
-            self._ended.discard(call.flight_key)
+            self._leave_flight(call, "landed")
         engine.store.record(msgspec.structs.replace(row, fingerprint=fingerprint))
 
     def _start(self, work: Coroutine[object, object, None], call: Call) -> None:
         """Run *work* beside the flow; beyond the bound it is not done at all."""
         if len(self._tasks) >= MAX_TASKS:
             work.close()
-            if call.lead is not None:
-                call.lead.fail("too many answers at once")
+            self._leave_flight(call, "too many answers at once")
             return
         task = asyncio.create_task(work, name=f"promptweir-learn-{call.id}")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        # However it ended: nobody must wait for a flight that nobody leads.
+        task.add_done_callback(lambda _: self._leave_flight(call, "not learned"))
 
 
 def _says_its_end(response: http.Response) -> bool:

@@ -308,7 +308,7 @@ def fragments_of(old: Atom, new: Atom) -> list[str]:
 
 def _spellings_of(word: str) -> set[str]:
     """Return the ways in which a folder's name may be written: in JSON, in a URL; of one letter, only beside a separator."""
-    if len(word) == 1:
+    if len(word) == 1 and word.isascii():
         return {"/" + word, "\\" + word, word + "/", word + "\\"}
     forms = {word} if word.isascii() else {word, *(unicodedata.normalize(form, word) for form in ("NFC", "NFD"))}
     return forms | {json.dumps(form)[1:-1].lower() for form in forms} | {quote(form).lower() for form in forms}

@@ -16,7 +16,7 @@ request with a duplicate key, a number out of range, or nesting beyond ``MAX_DEP
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
@@ -32,6 +32,8 @@ MEMO_BLOCK_BYTES = 1024
 MAX_CHECKOUTS = 8
 """Sets of roots under which one block is remembered."""
 MAX_ROOT_SETS = 256
+MAX_PLANS = 256
+"""Sets of field names; a client uses a few."""
 
 _ABUSE = "identifies the caller to the provider's abuse detection; the model does not see it"
 _LABELS = "labels for the caller's own bookkeeping; the model does not see them"
@@ -115,6 +117,10 @@ class _Block:
     parts: dict[tuple[Atom, ...], _Part] = field(default_factory=dict)
 
 
+type _Field = tuple[str, bytes, str, bool]
+"""Name, label, shape, and whether the client may declare its roots there."""
+
+
 class Canonicaliser:
     """Makes canonical forms under one set of rules; remembers blocks.  Not thread-safe: one per event loop."""
 
@@ -122,6 +128,7 @@ class Canonicaliser:
         self._rules = rules
         self._memo = _Memo(memo_max_bytes)
         self._root_sets: dict[tuple[Atom, ...], _Roots] = {}
+        self._plans: dict[tuple[Dialect, tuple[str, ...]], list[_Field]] = {}
 
     def canonical_of(self, dialect: Dialect, fields: Fields) -> Canonical:
         """Return the canonical form of a request; ``ValueError`` where it has none."""
@@ -148,26 +155,21 @@ class Canonicaliser:
         """Return the blocks of each field under its label, and what they declare; *values* takes what was decoded."""
         groups: list[tuple[bytes, list[_Block]]] = []
         declarations: list[Atom] = []
-        shapes = _SHAPES_OF[dialect]
-        omitted = OMITTED[dialect]
-        for name in sorted(fields.keys() - omitted.keys(), key=_place):
+        block_of = self._memo.block
+        for name, label, shape, speaks in self._plan_of(dialect, tuple(fields)):
             raw = bytes(fields[name])
-            shape, speaks = shapes.get(name, ("value", False))
-            label = name.encode()
-            label = len(label).to_bytes(4, "big") + label
             if shape == "value" or raw[:1] != b"[":
-                blocks = [self._memo.block("value" if shape == "tool" else shape, raw)]
-                label += b"="
+                blocks = [block_of("value" if shape == "tool" else shape, raw)]
+                groups.append((label + b"=", blocks))
             elif speaks:
                 items = items_of(raw)
                 if shape == "system":
                     items = [_ANY_BILLING if _BILLING_BLOCK.fullmatch(item) else item for item in items]
-                blocks = [self._memo.block(shape, item) for item in items]
-                label += b"[" + len(items).to_bytes(4, "big")
+                blocks = [block_of(shape, item) for item in items]
+                groups.append((label + b"[" + len(items).to_bytes(4, "big"), blocks))
             else:
-                blocks = [self._memo.block(shape + _LIST, raw)]
-                label += b"[="
-            groups.append((label, blocks))
+                blocks = [block_of(shape + _LIST, raw)]
+                groups.append((label + b"[=", blocks))
             if speaks and self._rules.relocate:
                 for block in blocks:
                     if block.declared is None:
@@ -177,6 +179,20 @@ class Canonicaliser:
                         )
                     declarations += block.declared
         return groups, declarations
+
+    def _plan_of(self, dialect: Dialect, names: tuple[str, ...]) -> Sequence[_Field]:
+        """Return the fields that count, in the order in which they are read."""
+        plan = self._plans.get((dialect, names))
+        if plan is None:
+            if len(self._plans) >= MAX_PLANS:
+                self._plans.clear()
+            plan = []
+            for name in sorted(set(names) - OMITTED[dialect].keys(), key=lambda name: (_FIRST.get(name, 9), name)):
+                label = name.encode()
+                shape, speaks = _SHAPES_OF[dialect].get(name, ("value", False))
+                plan.append((name, len(label).to_bytes(4, "big") + label, shape, speaks))
+            self._plans[dialect, names] = plan
+        return plan
 
     def _roots_of(self, declarations: list[Atom]) -> _Roots:
         atoms = roots_of(declarations)
@@ -290,7 +306,3 @@ _SHAPES_OF: Mapping[Dialect, Mapping[str, tuple[str, bool]]] = MappingProxyType(
         Dialect.NATIVE_CHAT: {},
     }
 )
-
-
-def _place(name: str) -> tuple[int, str]:
-    return (_FIRST.get(name, 9), name)

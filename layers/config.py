@@ -292,7 +292,7 @@ def _checked(option: Option, value: object) -> Value:
     match option.default, value:
         case (bool(), bool()):
             return value
-        case (int(), int()) if not isinstance(value, bool):
+        case (int(), int()) if not isinstance(option.default, bool) and not isinstance(value, bool):
             if value < 0:
                 raise ValueError(f"{option.name} must not be negative, not {value}")
             if value > (most := MAX_SECONDS if option.unit == "seconds" else MAX_NUMBER):

@@ -190,6 +190,7 @@ class ExactCache:
             return Pass(reason=f"unfit-{unfit}")
         self._store.touch(entry.key)
         self._answered(prompt, call, now_ns)
+        self._calls.pop(prompt.id, None)  # nothing will be learned
         encoding = prompt.facts.encoding
         content_type = entry.content_type if entry.encoding == encoding.value else CONTENT_TYPES[encoding]
         return Deflect(

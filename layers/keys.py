@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterable
+from functools import lru_cache
 from operator import itemgetter
 from urllib.parse import parse_qsl
 
@@ -10,6 +11,9 @@ from promptweir.layers.contract import Dialect, Encoding, Prompt
 
 VERSION = b"1"
 """Changes whenever the canonical form does: old entries are then never found, and age out."""
+
+MAX_PLACES = 1024
+"""Callers and endpoints remembered."""
 
 _STREAMED_METHODS = (
     (":streamGenerateContent", ":generateContent"),
@@ -40,31 +44,45 @@ def key_of(prompt: Prompt, canonical: Canonical, *, origin: str, parent: bytes, 
     *origin* is where the call really goes (empty: the provider's own host); *parent* the canonical state that
     ``previous_response_id`` stands for (empty: none); *usage* whether the answer has to carry token counts.
     """
-    facts = prompt.facts
-    # By name only: which of two values of one name comes first may count.  Bytes that are no UTF-8 must not look alike.
-    read = parse_qsl(prompt.query, keep_blank_values=True, errors="surrogateescape")
-    query = sorted((pair for pair in read if pair[0] not in _QUERY_LEFT_OUT), key=itemgetter(0))
-    headers = [part.encode("utf-8", "surrogateescape") for pair in prompt.headers for part in pair]
-    pairs = [part.encode("utf-8", "surrogateescape") for pair in query for part in pair]
-    return digest_of(
-        (
-            prompt.tenant,
-            VERSION,
-            prompt.dialect.value.encode(),
-            prompt.provider.encode(),
-            prompt.host.encode(),
-            origin.encode(),
-            endpoint_of(prompt.path).encode(),
-            len(pairs).to_bytes(4, "big"),
-            *pairs,
-            len(headers).to_bytes(4, "big"),
-            *headers,
-            b"stored" if facts.stored else b"",
-            parent,
-            b"usage" if usage else b"",
-            canonical.digest,
-        )
+    place = _place_of(
+        prompt.tenant,
+        prompt.dialect,
+        prompt.provider,
+        prompt.host,
+        origin,
+        prompt.path,
+        prompt.headers,
+        prompt.facts.stored,
+        usage,
     )
+    pairs: list[bytes] = []
+    if prompt.query:
+        # By name only: which of two values of one name comes first may count.  Bytes that are no UTF-8 must not look alike.
+        read = parse_qsl(prompt.query, keep_blank_values=True, errors="surrogateescape")
+        query = sorted((pair for pair in read if pair[0] not in _QUERY_LEFT_OUT), key=itemgetter(0))
+        pairs = [part.encode("utf-8", "surrogateescape") for pair in query for part in pair]
+    return digest_of((place, parent, canonical.digest, *pairs))
+
+
+@lru_cache(maxsize=MAX_PLACES)
+def _place_of(
+    tenant: bytes,
+    dialect: Dialect,
+    provider: str,
+    host: str,
+    origin: str,
+    path: str,
+    headers: tuple[tuple[str, str], ...],
+    stored: bool,
+    usage: bool,
+) -> bytes:
+    """Return the digest of all that rarely differs from one request of a client to the next.
+
+    The query is not part of it: credentials may be in there, and need not be kept.
+    """
+    texts = (dialect.value, provider, host, origin, endpoint_of(path), *(part for pair in headers for part in pair))
+    flags = bytes((stored, usage))
+    return digest_of((tenant, VERSION, flags, *(text.encode("utf-8", "surrogateescape") for text in texts)))
 
 
 def wants_usage(prompt: Prompt) -> bool:

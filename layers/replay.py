@@ -9,6 +9,7 @@ placeholder for each id and each echoed field, write, cut at the placeholders.  
 bytes and holes.  Fast path, every time: fill the holes.
 """
 
+import string
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -107,15 +108,19 @@ def fresh_id(old: str, token: Token) -> str:
         return old[:cut] + token(MIN_RANDOM_CHARS)
     kept = _KEPT_TAIL_CHARS if len(tail) >= MIN_RANDOM_CHARS + _KEPT_TAIL_CHARS else 0
     random = token(len(tail) - kept)
-    if all(char in "0123456789abcdef" for char in tail):
+    if not tail.strip(_HEX_DIGITS):
         random = _as_hex(random)
     elif tail == tail.lower():
         random = random.lower()
     return old[:cut] + tail[:kept] + random
 
 
+_HEX_DIGITS = "0123456789abcdef"
+_TO_HEX = {ord(char): _HEX_DIGITS[ord(char) % 16] for char in string.ascii_letters + string.digits}
+
+
 def _as_hex(random: str) -> str:
-    return "".join("0123456789abcdef"[ord(char) % 16] for char in random)
+    return random.translate(_TO_HEX)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -220,8 +225,9 @@ class Replayer:
                 _, edits = renamed("".join(pieces), runs=kind is SlotKind.ARGUMENTS)
                 if edits and kind is SlotKind.SIGNED_TEXT:
                     raise UnfitError("signed")
-                for slot, piece in zip(channel, _spread(pieces, edits), strict=True) if edits else ():
-                    _put(frames, slot, piece)
+                for slot, old, new in zip(channel, pieces, _spread(pieces, edits), strict=True) if edits else ():
+                    if new != old:
+                        _put(frames, slot, new)
             elif kind is SlotKind.OPAQUE:
                 # Not ours to change, so nothing that is readable in there may name the recorded request.
                 for slot in channel:

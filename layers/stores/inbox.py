@@ -19,6 +19,7 @@ MAX_JOB_BYTES = 64 << 20
 MAX_BATCH_JOBS = 256
 MAX_TOUCHES = 4096
 LINGER_S = 0.02  # how long a job waits for company, so that a burst shares one commit
+PAUSE_S = 0.15  # between two batches: each statement of a commit wrests the interpreter from the event loop
 IDLE_S = 2.0  # how long touches wait for a batch to go with
 JOB_BYTES = 512  # what a job takes beside its payload, roughly
 
@@ -174,6 +175,8 @@ class Inbox:
         """Wait for work, when *wait* is set, and return it; None when all is done and nothing more will come."""
         with self._changed:
             if wait:
+                if self._written:
+                    self._changed.wait_for(self._hurried, timeout=PAUSE_S)
                 self._changed.wait_for(self._urgent, timeout=IDLE_S)
                 if not self._hurried():
                     self._changed.wait_for(self._hurried, timeout=LINGER_S if self._jobs else 0)

@@ -4,6 +4,7 @@ Trips are a ring: the newest of them are kept, and ``totals`` keeps the sums of 
 """
 
 import sqlite3
+from collections.abc import Sequence
 
 import msgspec
 
@@ -19,8 +20,8 @@ _TRIP_COLUMNS = (
     "input_tokens, output_tokens, cached_tokens, elapsed_ns, upstream, fingerprint, key"
 )
 _INSERT_TRIP = f"INSERT INTO trips({_TRIP_COLUMNS}) VALUES ({', '.join('?' * 19)})"
-_ADD_TOTALS = """INSERT INTO totals VALUES (?, ?, ?, 1, ?, ?, ?, ?)
-    ON CONFLICT DO UPDATE SET calls = calls + 1, input_tokens = input_tokens + excluded.input_tokens,
+_ADD_TOTALS = """INSERT INTO totals VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+    ON CONFLICT DO UPDATE SET calls = calls + excluded.calls, input_tokens = input_tokens + excluded.input_tokens,
     output_tokens = output_tokens + excluded.output_tokens, cached_tokens = cached_tokens + excluded.cached_tokens,
     elapsed_ns = elapsed_ns + excluded.elapsed_ns"""
 
@@ -28,19 +29,26 @@ type _Sum = tuple[str, int, int, int, int, int, int, int]
 """layer, deflected, upstream, calls, input, output and cached tokens, elapsed nanoseconds."""
 
 
-def add_trip(connection: sqlite3.Connection, trip: Trip) -> None:
-    """Append *trip* and add it to the totals."""
-    counts = tuple(
-        _clamp(number) for number in (trip.input_tokens, trip.output_tokens, trip.cached_tokens, trip.elapsed_ns)
-    )
-    texts = (trip.client, trip.session, trip.dialect, trip.provider, trip.model, trip.layer, trip.reason)
-    client, session, dialect, provider, model, layer, reason = (_clean(text) for text in texts)
-    fingerprint = trip.fingerprint if len(trip.fingerprint) <= MAX_TRIP_FINGERPRINT_BYTES else b""
-    at_ns = max(0, min(trip.at_ns, 2**63 - 1))
-    head = (_clean(trip.id), at_ns, trip.tenant, client, session, dialect, provider, model, layer, reason)
-    tail = (_clamp(trip.status), trip.deflected, *counts, trip.upstream, fingerprint, trip.key)
-    connection.execute(_INSERT_TRIP, (*head, *tail))
-    connection.execute(_ADD_TOTALS, (layer, trip.deflected, trip.upstream, *counts))
+def add_trips(connection: sqlite3.Connection, trips: Sequence[Trip]) -> None:
+    """Append *trips* and add them to the totals: once for each kind of trip, however many there are."""
+    rows: list[tuple[str | bytes | int, ...]] = []
+    sums: dict[tuple[str, bool, bool], list[int]] = {}
+    for trip in trips:
+        counts = [
+            _clamp(number) for number in (trip.input_tokens, trip.output_tokens, trip.cached_tokens, trip.elapsed_ns)
+        ]
+        texts = (trip.client, trip.session, trip.dialect, trip.provider, trip.model, trip.layer, trip.reason)
+        client, session, dialect, provider, model, layer, reason = (_clean(text) for text in texts)
+        fingerprint = trip.fingerprint if len(trip.fingerprint) <= MAX_TRIP_FINGERPRINT_BYTES else b""
+        at_ns = max(0, min(trip.at_ns, 2**63 - 1))
+        head = (_clean(trip.id), at_ns, trip.tenant, client, session, dialect, provider, model, layer, reason)
+        rows.append((*head, _clamp(trip.status), trip.deflected, *counts, trip.upstream, fingerprint, trip.key))
+        known = sums.setdefault((layer, trip.deflected, trip.upstream), [0] * 5)
+        sums[layer, trip.deflected, trip.upstream] = [
+            total + one for total, one in zip(known, (1, *counts), strict=True)
+        ]
+    connection.executemany(_INSERT_TRIP, rows)
+    connection.executemany(_ADD_TOTALS, [(*kind, *sum_) for kind, sum_ in sums.items()])
 
 
 def trim_trips(connection: sqlite3.Connection, max_trips: int) -> None:

@@ -19,7 +19,7 @@ from promptweir.layers.stores.files import Database
 from promptweir.layers.stores.inbox import Batch, Inbox, Link, Prove, Purge, Put, Record, Stamp
 from promptweir.layers.stores.meta import Meta, transaction
 from promptweir.layers.stores.schema import Trouble, trouble_of
-from promptweir.layers.stores.types import StoreBusy
+from promptweir.layers.stores.types import StoreBusy, Trip
 
 BUSY_WAIT_S = 1.0  # for the lock of another process, each time
 MAX_ATTEMPTS = 4
@@ -118,6 +118,7 @@ class Writer:
         """Return what each purge deleted, and how many jobs did not fit."""
         now_ns = self._now_ns()
         purged: list[tuple[Purge, int]] = []
+        trips: list[Trip] = []
         unfit = 0
         with transaction(connection) as meta:
             for job in ready:
@@ -132,11 +133,12 @@ class Writer:
                     case Prove(token_hash=token_hash, account=account):
                         ledger.add_proof(connection, token_hash, account)
                     case Record(trip=trip):
-                        ledger.add_trip(connection, trip)
+                        trips.append(trip)
                     case Purge(selection=selection):
                         purged.append((job, rows.purge(connection, meta, selection)))
                     case _Compressed() | Link():
                         pass  # purged while it was queued
+            ledger.add_trips(connection, trips)
             # After the jobs, for an entry may have been put and used within one batch.
             for key, touch in batch.touches.items():
                 rows.touch_entry(connection, meta, key, touch.hits, touch.used_ns)

@@ -8,6 +8,7 @@ import pytest
 
 from promptweir.cli.standin import StandIn
 from tests.e2e import harness, pki
+from tests.e2e.counting import Calls
 from tests.e2e.harness import PLAIN_HOST, STANDIN_HOSTS, TLS_HOST, Loop, Proxy
 from tests.e2e.scripted import Put, Scripted
 
@@ -70,8 +71,14 @@ def stock(tmp_path_factory: pytest.TempPathFactory, options: dict[str, str]) -> 
 
 @pytest.fixture(scope="session")
 def guarded(tmp_path_factory: pytest.TempPathFactory, options: dict[str, str], own: Proxy) -> Iterator[Proxy]:
-    """A proxy that adds no headers and believes no account before the provider did."""
-    more = {"promptweir_headers": "false", "promptweir_tenant_proof": "always"}
+    """A proxy that adds no headers, believes no account before the provider did, takes nothing for a retry that does
+    not say so, and lets WebSockets pass."""
+    more = {
+        "promptweir_headers": "false",
+        "promptweir_tenant_proof": "always",
+        "promptweir_l1a_retry_window_s": "0",
+        "promptweir_websocket_426": "false",
+    }
     state = tmp_path_factory.mktemp("guarded") / "state"
     with harness.own(state, options | more, ca=own.state / "ca") as proxy:
         yield proxy
@@ -82,6 +89,11 @@ def proxy(request: pytest.FixtureRequest) -> Proxy:
     """Either kind of proxy."""
     found: Proxy = request.getfixturevalue(request.param)
     return found
+
+
+@pytest.fixture
+def calls(proxy: Proxy, standin: StandIn) -> Calls:
+    return Calls(proxy, standin)
 
 
 @pytest.fixture

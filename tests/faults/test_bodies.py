@@ -21,8 +21,8 @@ ENDPOINTS = [(OPENAI, CHAT), (OPENAI, RESPONSES), (OPENAI, EMBEDDINGS), (ANTHROP
 MEMORY_BYTES = 150 << 20
 
 
-def deep(depth: int, text: str = "") -> bytes:
-    return b'{"model":"gpt-4o","messages":%s"%s"%s}' % (b"[" * depth, text.encode(), b"]" * depth)
+def deep(depth: int, text: bytes = b"") -> bytes:
+    return b'{"model":"gpt-4o","messages":%s"%s"%s}' % (b"[" * depth, text, b"]" * depth)
 
 
 def deep_objects(depth: int) -> bytes:
@@ -72,13 +72,13 @@ STRANGE: dict[str, bytes] = {
     "nested duplicate key": b'{"model":"gpt-4o","messages":[{"role":"user","content":"a","content":"b"}]}',
     "deeply nested duplicate key": on(b'"x":{"y":[{"z":1,"z":2}]}'),
     "10,000 deep": deep(10_000),
-    "10,000 deep, spaced": deep(10_000).replace(b":", b": "),
+    "10,000 deep, spaced": deep(10_000, b"another").replace(b":", b": "),
     "10,000 objects deep": deep_objects(10_000),
     "100,000 deep": deep(100_000),
     "100,000 deep, unclosed": b'{"messages":' + b"[" * 100_000,
     "100,000 deep in an unknown field, spaced": on(b'"x": ' + b"[" * 100_000 + b"]" * 100_000),
     **{f"{depth} deep": deep(depth) for depth in (150, 201, 500, 990, 1010, 1500, 3000, 6000)},
-    **{f"{depth} deep, spaced": deep(depth).replace(b":", b": ") for depth in (500, 990, 1010, 1500, 3000, 6000)},
+    **{f"{depth} deep, spaced": deep(depth, b"another").replace(b":", b": ") for depth in (500, 990, 1010, 1500, 3000, 6000)},
     "deep system": b'{"model":"m","system":%s%s,"messages":[]}' % (b"[" * 9000, b"]" * 9000),
     "deep metadata": b'{"model":"m","metadata":%s%s,"messages":[]}' % (b'{"a":' * 9000, b"1" + b"}" * 9000),
     "a key of a megabyte": on(b'"%s":1' % (b"k" * (1 << 20))),
@@ -230,10 +230,10 @@ def _bomb(coding: str, size: int) -> bytes:
     zeros = bytes(1 << 20)
     match coding:
         case "gzip" | "deflate":
-            packer = zlib.compressobj(9, wbits=31 if coding == "gzip" else 15)
+            packer = zlib.compressobj(1, wbits=31 if coding == "gzip" else 15)
             return b"".join(packer.compress(zeros) for _ in range(size >> 20)) + packer.flush()
         case "br":
-            compressor = brotli.Compressor(quality=5, lgwin=24)
+            compressor = brotli.Compressor(quality=1, lgwin=24)
             return b"".join(compressor.process(zeros) for _ in range(size >> 20)) + compressor.finish()
         case _:
             squeezer = zstandard.ZstdCompressor(level=3).compressobj()
@@ -242,8 +242,7 @@ def _bomb(coding: str, size: int) -> bytes:
 
 @pytest.mark.parametrize("coding", ["gzip", "deflate", "br", "zstd", "gzip, gzip"])
 def test_a_bomb_goes_to_the_provider_as_it_is_and_does_not_go_off(proxy: Proxy, provider: Provider, coding: str) -> None:
-    size = 1 << 30
-    bomb = _bomb(coding.partition(",")[0], size if "," not in coding else 1 << 32)
+    bomb = _bomb(coding.partition(",")[0], 1 << 28)
     if "," in coding:
         bomb = gzip.compress(bomb)
     case = fresh()
@@ -257,7 +256,7 @@ def test_a_bomb_goes_to_the_provider_as_it_is_and_does_not_go_off(proxy: Proxy, 
 
 @pytest.mark.parametrize("coding", ["gzip", "br", "zstd"])
 def test_a_bomb_as_an_answer_passes_as_it_is_and_is_not_learned(proxy: Proxy, provider: Provider, coding: str) -> None:
-    bomb = _bomb(coding, 1 << 30)
+    bomb = _bomb(coding, 1 << 28)
 
     async def explode(exchange: Exchange) -> None:
         await exchange.head("content-type: application/json", f"content-encoding: {coding}",

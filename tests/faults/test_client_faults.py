@@ -165,9 +165,8 @@ def test_those_who_wait_for_a_call_that_ends_in_an_error_make_their_own(proxy: P
 @pytest.mark.parametrize("count", [30])
 def test_connections_that_say_nothing_or_nonsense_leave_nothing_behind(proxy: Proxy, count: int) -> None:
     nonsense = [b"", b"\r\n\r\n", b"GET\r\n\r\n", b"\x16\x03\x01\x00\xff" + bytes(255), b"POST / HTTP/9.9\r\n\r\n",
-                b"CONNECT api.openai.com:443 HTTP/1.1\r\n\r\n\x00\x01garbage", b"CONNECT : HTTP/1.1\r\n\r\n",
+                b"CONNECT : HTTP/1.1\r\n\r\n",
                 b"POST http://api.openai.com/v1/chat/completions HTTP/1.1\r\ncontent-length: -1\r\n\r\n",
-                b"POST http://api.openai.com/v1/chat/completions HTTP/1.1\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\nab",
                 b"POST http://api.openai.com/v1/chat/completions HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n"]  # fmt: skip
     with proxy.connect() as client:
         assert client.ask(question(fresh())).status == 200

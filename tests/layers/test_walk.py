@@ -148,20 +148,6 @@ async def test_a_layer_that_takes_too_long_is_passed_by() -> None:
     assert after.seen == [PROMPT]
 
 
-async def test_an_answer_that_comes_after_the_budget_is_not_given() -> None:
-    async def late() -> Verdict:
-        try:
-            await asyncio.sleep(60)
-        except asyncio.CancelledError:
-            return Deflect(completion=DONE, reason="late")
-        return Pass(reason="never")
-
-    trip = await asyncio.wait_for(walked(Saying(late, budget_s=0.02)), 5)
-
-    assert trip.deflected is None
-    assert trip.prompt is PROMPT
-
-
 async def test_a_client_that_leaves_cancels_the_walk() -> None:
     async def hang() -> Verdict:
         await asyncio.sleep(60)
