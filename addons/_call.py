@@ -24,6 +24,8 @@ class Call:
     """Those of the request, by lower-case name."""
     header_fields: tuple[tuple[bytes, bytes], ...]
     """What ``headers`` was read from: while the request has this very object, they have not changed."""
+    origin: str = ""
+    """Where it goes, when that is not the host's own https port."""
     control: CacheControl = CacheControl.DEFAULT
     started_ns: int = field(default_factory=time.perf_counter_ns)
     prompt: Prompt | None = None

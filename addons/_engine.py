@@ -5,6 +5,7 @@ import os
 import secrets
 import string
 import time
+from operator import itemgetter
 from pathlib import Path
 
 from platformdirs import user_state_path
@@ -14,7 +15,7 @@ from promptweir.layers.config import Config
 from promptweir.layers.contract import Layer
 from promptweir.layers.dialects.registry import CODECS
 from promptweir.layers.exact import ExactCache, Policy
-from promptweir.layers.providers import PROVIDERS, Registry
+from promptweir.layers.providers import NATIVE, PROVIDERS, Registry
 from promptweir.layers.sessions import SessionLog
 from promptweir.layers.stores.sqlite import SqliteStore
 
@@ -56,6 +57,7 @@ def pepper(folder: Path) -> bytes:
         descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, PRIVATE_FILE)
         try:
             os.write(descriptor, fresh)
+            os.fsync(descriptor)
         finally:
             os.close(descriptor)
         try:
@@ -70,7 +72,10 @@ def pepper(folder: Path) -> bytes:
             "The state folder %s is not usable (%s); nothing is kept beyond this run.", folder, error.strerror
         )
         return fresh
-    return known if len(known) == PEPPER_BYTES else fresh
+    if len(known) != PEPPER_BYTES:
+        logger.warning("%s is damaged; delete it to start with an empty cache. Nothing is kept beyond this run.", path)
+        return fresh
+    return known
 
 
 class Engine:
@@ -106,6 +111,9 @@ class Engine:
         searching = {provider.name for provider in PROVIDERS if provider.searches}
 
         def origin_of(host: str) -> str:
+            if host == NATIVE.hosts[0]:
+                # A native call may leave its model, and with it the provider, to the options.
+                return f"{config.native_model} {sorted(config.upstream.items(), key=itemgetter(0))}"
             origin = config.upstream.get(host)
             return f"{origin.scheme}://{origin.host}:{origin.port}" if origin else ""
 

@@ -12,6 +12,7 @@ from mitmproxy.net.http import status_codes
 from promptweir.layers.coding import decoded
 from promptweir.layers.contract import CacheControl, Completion, Deflect, Dialect, Encoding, Fields, Prompt
 from promptweir.layers.dialects.registry import CODECS
+from promptweir.layers.providers import CUSTOM
 from promptweir.layers.tenants import user_id_of
 
 CONTROL_HEADER = "x-promptweir-cache"
@@ -37,6 +38,13 @@ _ANSWER_HEADERS = (
     "x-openai-internal-codex-responses-lite",
 )
 """Request headers that can change an answer."""
+_NEUTRAL = re.compile(
+    r"accept.*|authorization|cache-control|connection|content-.*|cookie|date|expect|host|keep-alive|origin|pragma|priority|"
+    r"proxy-.*|referer|sec-.*|te|trace.*|transfer-encoding|upgrade|user-agent|via|x-forwarded.*|x-request-id|x-stainless-.*|"
+    r".*(?:key|token|auth|secret|session|request-id|trace-id|correlation-id|timestamp).*"
+)
+"""Request headers that can change no answer, or belong to the tenant.  A gateway that the user added (a custom host) may
+choose its model by any other header, so there every other one counts."""
 _LISTS = frozenset({"anthropic-beta", "openai-beta", "x-codex-beta-features"})
 """Comma-separated sets: their order means nothing."""
 _SESSION_HEADERS = (
@@ -75,7 +83,7 @@ def fields_of(body: bytes) -> Fields:
         fields: Fields = _BODY_FIELDS.decode(body)
     except (RecursionError, UnicodeDecodeError) as error:
         raise ValueError("not a JSON object") from error
-    size = sum(map(len, fields)) + sum(map(len, map(memoryview, fields.values())))
+    size = sum(map(len, fields)) + sum([len(memoryview(raw)) for raw in fields.values()])
     compact = size + 2 + _SPACED_KEY_BYTES * len(fields) + max(len(fields) - 1, 0)
     if len(body) != compact and _has_repeated_key(body):
         raise ValueError("duplicate key")
@@ -126,6 +134,7 @@ def prompt_of(
     fields: Fields,
     control: CacheControl,
     headers: Mapping[str, str],
+    origin: str = "",
 ) -> Prompt:
     """Return the Prompt of a flow whose body was read; ``ValueError`` where the dialect cannot read it."""
     raw = flow.request.raw_content or b""
@@ -144,12 +153,20 @@ def prompt_of(
         raw=raw,
         body=body,
         fields=fields,
-        headers=tuple((name, _normal(name, headers[name])) for name in _ANSWER_HEADERS if name in headers),
+        headers=tuple((name, _normal(name, headers[name])) for name in _counting(provider, headers)),
         client=client_of(headers),
         session=session_of(headers, fields),
         retry=retries.isdigit() and int(retries) > 0,
         control=control,
+        origin=origin,
     )
+
+
+def _counting(provider: str, headers: Mapping[str, str]) -> list[str]:
+    """Return the names of the headers that count, sorted."""
+    if provider == CUSTOM:
+        return sorted(name for name in headers if not _NEUTRAL.fullmatch(name))
+    return [name for name in _ANSWER_HEADERS if name in headers]
 
 
 def _normal(name: str, value: str) -> str:

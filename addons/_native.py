@@ -24,6 +24,7 @@ def send_on(flow: http.HTTPFlow, prompt: Prompt | None, config: Config) -> None:
     flow.request.headers = http.Headers(
         [pair for pair in flow.request.headers.fields if pair[0].lower().decode("latin-1") in _KEPT_HEADERS]
     )
+    flow.request.headers["host"] = question.host  # the setters below keep it in step, but only if it is there
     flow.request.headers["content-type"] = "application/json"
     if credential:
         bearer = question.credential_header == "authorization"

@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 import msgspec
 from mitmproxy import command, ctx, http, tls
 from mitmproxy.addonmanager import Loader
+from mitmproxy.proxy.mode_specs import ProxyMode, ReverseMode
 
 from promptweir.addons import _flows, _options, _routes, _streaming
 from promptweir.addons._call import Call
@@ -43,8 +44,8 @@ FLIGHT_IDLE_S = 600.0
 """A reasoning model may think that long without a byte; mitmproxy's own tcp_timeout is the same."""
 MAX_TASKS = 256
 """Answers being learned at the same time; beyond that an answer is not learned."""
-DRAIN_S = 5.0
-THREAD_FROM_BYTES = 1 << 15
+LEARN_DRAIN_S = 5.0
+THREAD_FROM_BYTES = 1 << 13
 """Answers larger than this are understood on a thread: it would take over a millisecond."""
 PROVIDER_LAYER = "l3"
 FLIGHT_LAYER = "l1a"
@@ -90,6 +91,8 @@ class Promptweir(_streaming.StreamingHooks):
 
     def configure(self, updated: set[str]) -> None:
         """Read the options; build everything anew when one of ours changed."""
+        if {"mode", "listen_host"} & updated:
+            self._beyond_loopback = _listens_beyond_loopback()
         if self._engine is not None and not any(name.startswith("promptweir_") for name in updated):
             return
         config = _options.parse()
@@ -111,12 +114,17 @@ class Promptweir(_streaming.StreamingHooks):
         """Look at where we listen, and at options that nobody knows."""
         for name in _options.misspelt():
             logger.warning("Unknown option %s; `promptweir options` lists them all.", name)
-        self._beyond_loopback = not _is_loopback(ctx.options.listen_host)
+        self._beyond_loopback = _listens_beyond_loopback()
 
-    async def done(self) -> None:
-        """Finish what is being learned, then close the store."""
+    async def drain(self) -> None:
+        """Finish what is being learned."""
         if self._tasks:
-            await asyncio.wait(set(self._tasks), timeout=DRAIN_S)
+            await asyncio.wait(set(self._tasks), timeout=LEARN_DRAIN_S)
+
+    def done(self) -> None:
+        """Close the store.  Not a coroutine: a script that is reloaded or taken out is told so synchronously."""
+        for task in self._tasks:
+            task.cancel()
         if self._engine is not None:
             self._engine.close()
             self._engine = None
@@ -126,6 +134,8 @@ class Promptweir(_streaming.StreamingHooks):
     def tls_clienthello(self, data: tls.ClientHelloData) -> None:
         """Tunnel everything blind but the hosts of LLM APIs."""
         engine = self._engine
+        if data.context.server.address is None and not isinstance(data.context.client.proxy_mode, ReverseMode):
+            return  # the client speaks TLS to the proxy itself
         host = data.client_hello.sni or (data.context.server.address[0] if data.context.server.address else "")
         mode = data.context.client.proxy_mode
         gateway = getattr(mode, "address", ("",))[0] == _routes.GATEWAY_HOST
@@ -165,6 +175,7 @@ class Promptweir(_streaming.StreamingHooks):
             control=control,
             headers=headers,
             header_fields=flow.request.headers.fields,
+            origin=_routes.origin_of(flow),
         )
 
     async def request(self, flow: http.HTTPFlow) -> None:
@@ -189,6 +200,8 @@ class Promptweir(_streaming.StreamingHooks):
             await self._decide(flow, call, prompt, engine)
         if flow.response is None and is_native(call.provider):
             send_on(flow, call.prompt, engine.config)
+            if flow.response is not None:
+                call.local, call.reason = True, "not-native"
 
     def responseheaders(self, flow: http.HTTPFlow) -> None:
         """Let the answer of a provider stream, with a copy kept of one that may be learned."""
@@ -222,6 +235,7 @@ class Promptweir(_streaming.StreamingHooks):
         engine, call = self._engine, self._calls.pop(flow.id, None)
         if engine is not None and call is not None:
             if call.local:
+                engine.exact.forget_call(call.id)
                 if call.reason == "in-flight":
                     status = flow.response.status_code if flow.response else 0
                     engine.store.record(
@@ -247,7 +261,13 @@ class Promptweir(_streaming.StreamingHooks):
             if not call.local:
                 call.reason = "client-left" if _streaming.aborted(flow) else "upstream-error"
                 engine.store.record(
-                    call.trip(layer=PROVIDER_LAYER, status=0, at_ns=now_ns(), deflected=False, upstream=True)
+                    call.trip(
+                        layer=PROVIDER_LAYER,
+                        status=0,
+                        at_ns=now_ns(),
+                        deflected=False,
+                        upstream=flow.server_conn.timestamp_start is not None,
+                    )
                 )
         _streaming.forget(flow)
 
@@ -276,6 +296,7 @@ class Promptweir(_streaming.StreamingHooks):
             fields=fields,
             control=call.control,
             headers=headers,
+            origin=call.origin,
         )
 
     def _trusts(self, call: Call, engine: Engine) -> bool:
@@ -305,6 +326,7 @@ class Promptweir(_streaming.StreamingHooks):
             trip.reason == "miss"
             and call.control is CacheControl.DEFAULT
             and engine.config.flight_enabled
+            and "pass" not in {engine.config.l1a_read_only, engine.config.l1a_mutating}
             and not is_native(call.provider)
         ):
             await self._share(flow, call, prompt, engine, landings)
@@ -466,6 +488,8 @@ class Promptweir(_streaming.StreamingHooks):
         """Run *work* beside the flow; beyond the bound it is not done at all."""
         if len(self._tasks) >= MAX_TASKS:
             work.close()
+            if self._engine is not None:
+                self._engine.exact.forget_call(call.id)
             self._leave_flight(call, "too many answers at once")
             return
         task = asyncio.create_task(work, name=f"promptweir-learn-{call.id}")
@@ -487,7 +511,11 @@ async def _understood(response: http.Response, raw: bytes, prompt: Prompt, max_b
         answer = codec.understand(frames_of(completion.body, completion.encoding), completion.encoding)
         return replace(completion, answer=answer)
 
-    return await asyncio.to_thread(understand) if len(raw) > THREAD_FROM_BYTES else understand()
+    return (
+        await asyncio.to_thread(understand)
+        if len(raw) > THREAD_FROM_BYTES or response.headers.get("content-encoding")
+        else understand()
+    )
 
 
 def _with_usage(row: Row, usage: Usage) -> Row:
@@ -500,6 +528,16 @@ def _may_sign(host: str) -> bool:
     """Tell whether a certificate of ours for *host* would be taken: a constrained CA made for other hosts is of no use."""
     store = getattr(ctx.master.addons.get("tlsconfig"), "certstore", None)  # type: ignore[no-untyped-call]
     return not isinstance(store, LeafStore) or store.authority.covers(host)
+
+
+def _listens_beyond_loopback() -> bool:
+    """Tell whether anyone but this machine can reach one of the ports."""
+    modes = [ProxyMode.parse(spec) for spec in ctx.options.mode]
+    return any(
+        mode.type_name in {"wireguard", "tun"} or not _is_loopback(mode.listen_host(ctx.options.listen_host))
+        for mode in modes
+        if mode.type_name != "local"
+    )
 
 
 def _is_loopback(host: str) -> bool:

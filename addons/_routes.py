@@ -4,11 +4,13 @@ The gateway port speaks to nobody by itself: the path decides the provider.  Eve
 connection to anyone is made.
 """
 
+import ipaddress
 import json
 from dataclasses import dataclass
 
-from mitmproxy import http
-from mitmproxy.proxy.mode_specs import ReverseMode, TransparentMode
+from mitmproxy import ctx, http
+from mitmproxy.net.server_spec import ServerSpec
+from mitmproxy.proxy.mode_specs import ProxyMode, ReverseMode, UpstreamMode
 
 from promptweir.layers.config import Config
 from promptweir.layers.contract import Dialect
@@ -35,11 +37,28 @@ def target_of(flow: http.HTTPFlow, registry: Registry) -> Target | None:
         route = gateway_route_of(flow.request.path.partition("?")[0], names)
         return Target(route.provider, route.host) if route else None
     host = flow.request.host
-    if isinstance(flow.client_conn.proxy_mode, TransparentMode) and flow.client_conn.sni:
-        # Only an address is known there; the name was in the TLS handshake, and the certificate was made for it.
+    if flow.client_conn.sni and _is_address(host):
+        # In transparent and similar modes only the address is known; the name was in the TLS handshake, and the
+        # certificate was made for it.
         host = flow.client_conn.sni
     provider = registry.provider_of(host)
     return Target(provider.name, host.lower().rstrip(".")) if provider else None
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
+def origin_of(flow: http.HTTPFlow) -> str:
+    """Return where the flow goes when that is not its host's https port: another port may be another server."""
+    request = flow.request
+    if (request.scheme, request.port) == ("https", 443):
+        return ""
+    return f"{request.scheme}://{request.host}:{request.port}"
 
 
 def is_gateway(flow: http.HTTPFlow) -> bool:
@@ -55,6 +74,17 @@ def direct(flow: http.HTTPFlow, target: Target, config: Config) -> None:
         flow.request.scheme, flow.request.host, flow.request.port = origin.scheme, origin.host, origin.port
     elif is_gateway(flow) and target.provider != NATIVE.name:
         flow.request.scheme, flow.request.host, flow.request.port = "https", target.host, 443
+        if parent := _parent():
+            flow.server_conn.via = parent  # out through the same corporate proxy as everything else
+
+
+def _parent() -> ServerSpec | None:
+    """Return the proxy that upstream mode goes through, where it is one of the modes."""
+    for spec in ctx.options.mode:
+        mode = ProxyMode.parse(spec)
+        if isinstance(mode, UpstreamMode):
+            return mode.scheme, mode.address
+    return None
 
 
 def is_responses_websocket(flow: http.HTTPFlow) -> bool:

@@ -86,4 +86,7 @@ class Stops:
         except TimeoutError:
             logger.warning("cutting %d calls that are still under way", len(self._in_flight.flows))
         await asyncio.sleep(LAST_BYTES_S)
+        for addon in self._owner.addons.chain:
+            if (drain := getattr(addon, "drain", None)) is not None:
+                await drain()
         self._owner.shutdown()  # type: ignore[no-untyped-call]

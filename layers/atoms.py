@@ -21,7 +21,7 @@ import json
 import re
 import unicodedata
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from urllib.parse import quote
 
@@ -177,7 +177,8 @@ class Search:
                 at = text.find(literal, at + len(literal))
         if self.uuids != "none":
             _find_uuids(text, self.uuids == "all", found)
-        if self.clock_chars is not None and (at := text.find(_CLOCK_OPEN)) >= 0:
+        if self.clock_chars is not None and (at := text.find(_CLOCK_OPEN)) >= 0 and not text[:at].strip():
+            # The client's own stamp stands at the head of a text; elsewhere it is somebody's words.
             start, end = at + len(_CLOCK_OPEN) + self.clock_chars, text.find(_CLOCK_CLOSE, at)
             if start < end <= start + MAX_CLOCK_CHARS:
                 found.append(Piece(start, end, (CLOCK, text[start:end])))
@@ -201,20 +202,23 @@ def pieces_of(text: str, rules: Rules, roots: tuple[Atom, ...]) -> list[Piece]:
     return search_for(rules, roots).pieces(text)
 
 
+_ID_MARKS = tuple(mark for mark in _MARKS if mark[1] == TOOL_ID)
+"""Chunk ids and wall times are noise in the outputs of Codex's tools only; in a question they may be what it is about."""
 _RAW_MARKS = tuple((mark[0].replace('"', '\\"').encode(), mark) for mark in _MARKS)
 _RAW_CLOCK = _CLOCK_OPEN.encode()
 _RAW_UUID = re.compile(rb"-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}")
 
 
-def search_in(raw: bytes, rules: Rules, roots: tuple[Atom, ...]) -> Search | None:
+def search_in(raw: bytes, rules: Rules, roots: tuple[Atom, ...], *, tool_output: bool = False) -> Search | None:
     """Return the search for the atoms that strings inside this JSON can hold, told from its bytes; None: it holds none.
 
     A block of JSON is scanned once here, so that its many strings need not be scanned for what is nowhere in it.
     """
     if b"\\u" in raw or b"\\/" in raw:  # exotic escapes could hide anything
-        return search_for(rules, roots)
+        found = search_for(rules, roots)
+        return found if tool_output else replace(found, marks=_ID_MARKS)
     near = tuple([root for root in roots if _stands_in(raw, root[1])])
-    marks = tuple([mark for literal, mark in _RAW_MARKS if literal in raw])
+    marks = tuple([mark for literal, mark in _RAW_MARKS if literal in raw and (tool_output or mark[1] == TOOL_ID)])
     uuids = rules.uuids if rules.uuids != "none" and _RAW_UUID.search(raw) else "none"
     clock_chars = _CLOCK_CHARS.get(rules.clock) if _RAW_CLOCK in raw else None
     if not near and not marks and uuids == "none" and clock_chars is None:
@@ -300,10 +304,18 @@ def fragments_of(old: Atom, new: Atom) -> list[str]:
     if kind == UUID:
         return [spelling[:8].lower()]
     if kind == CLOCK:
-        times = re.findall(r"\d\d:\d\d", spelling)
-        kept = set(re.findall(r"\d\d:\d\d", new[1]))
-        return [time for time in times if time not in kept]
+        kept = set(_times_in(new[1]))
+        return [time for time in _times_in(spelling) if time not in kept]
     return [spelling.lower()]
+
+
+def _times_in(stamp: str) -> list[str]:
+    """Return the ways in which an answer may tell the times in *stamp*: on 24 and on 12 hours."""
+    times: list[str] = []
+    for hour, minute in re.findall(r"(\d\d):(\d\d)(?::|$)", stamp):
+        half, short = ("am" if int(hour) < 12 else "pm"), str(int(hour) % 12 or 12)
+        times += [f"{hour}:{minute}", f"{int(hour)}:{minute}", f"{short}:{minute}", f"{short} {half}", f"{short}{half}"]
+    return times
 
 
 def _spellings_of(word: str) -> set[str]:

@@ -16,11 +16,11 @@ request with a duplicate key, a number out of range, or nesting beyond ``MAX_DEP
 
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
-from promptweir.layers.atoms import Atom, Rules, declared, roots_of, search_in
+from promptweir.layers.atoms import WALL, Atom, Rules, declared, roots_of, search_in
 from promptweir.layers.contract import Dialect, Fields, Json
 from promptweir.layers.shapes import BILLING, BILLING_REST, SHAPES, Walk, preamble_texts
 from promptweir.layers.strict import decoded, encoded, items_of
@@ -147,6 +147,12 @@ class Canonicaliser:
                 said.append(part.head)
                 if part.atoms:
                     said += [numbers.setdefault(atom, len(numbers)).to_bytes(4, "big") for atom in part.atoms]
+        # Which of two waits was the longer one can be the question, even where both are short.
+        said.append(
+            repr(
+                sorted((number for atom, number in numbers.items() if atom[0] == WALL), key=_seconds(numbers))
+            ).encode()
+        )
         return Canonical(hashlib.blake2b(b"".join(said), digest_size=32).digest(), tuple(numbers))
 
     def _read(
@@ -219,7 +225,8 @@ class Canonicaliser:
 
     def _new_part(self, block: _Block, roots: _Roots, values: Mapping[_Block, Json]) -> _Part:
         value = values[block] if block in values else decoded(block.raw)
-        walk = Walk(search_in(block.raw, self._rules, roots.atoms))
+        tool_output = block.shape == "item" and _TOOL_OUTPUT in block.raw
+        walk = Walk(search_in(block.raw, self._rules, roots.atoms, tool_output=tool_output))
         return _part_of(encoded(SHAPES[block.shape](walk, value)), tuple(walk.atoms))
 
     def _list_part(self, block: _Block, roots: _Roots) -> _Part:
@@ -253,6 +260,12 @@ def _part_of(said: bytes, atoms: tuple[Atom, ...]) -> _Part:
     return _Part(hashlib.blake2b(said, digest_size=32).digest() + len(atoms).to_bytes(4, "big"), atoms)
 
 
+def _seconds(numbers: Mapping[Atom, int]) -> Callable[[int], float]:
+    """Return how long the wall time of a number is."""
+    seconds = {number: float(atom[1]) for atom, number in numbers.items() if atom[0] == WALL}
+    return seconds.__getitem__
+
+
 def _nesting(roots: tuple[Atom, ...]) -> bytes:
     """Say which root lies inside which: an answer such as ``~/app`` depends on it."""
     return bytes(
@@ -262,6 +275,8 @@ def _nesting(roots: tuple[Atom, ...]) -> bytes:
     )
 
 
+_TOOL_OUTPUT = b"_output"
+"""Part of the type of every item that brings back what a client's tool said."""
 _LIST = "[]"
 """Marks the shape of a list that is remembered as a whole."""
 _ANY_BILLING = f'{{"type":"text","text":"{BILLING}"}}'.encode()

@@ -119,6 +119,8 @@ class Prompt:
     retry: bool = False
     """The client says that this is a retry (``x-stainless-retry-count``)."""
     control: CacheControl = CacheControl.DEFAULT
+    origin: str = ""
+    """Where the call goes when that is not the host's own https port."""
     fingerprint: bytes = b""
     """What the request looks like, path by path, without its text (see ``fingerprint``)."""
 

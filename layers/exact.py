@@ -10,9 +10,11 @@ takes in whole answers with a clean ending only.
 What it does not do: it judges no meaning (two wordings are two questions), and it never amends a request.
 """
 
+import asyncio
 import re
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Protocol
@@ -44,9 +46,15 @@ NAME = "l1a"
 BUDGET_S = 2.0
 """A lookup takes well under a millisecond; this is for a disk that hangs."""
 MAX_TEMPLATES_BYTES = 32 << 20
+MAX_TEMPLATES = 2000
+"""Each also keeps the atoms of its request, some hundred short strings."""
+MAX_LOOK_BYTES = 16 << 20
+"""Of a request; a larger one passes."""
+THREAD_FROM_BYTES = 1 << 20
+"""Larger requests get their canonical form on a thread."""
 MAX_CALLS = 10_000
 """Calls under way whose key is remembered between ``consider`` and ``learn``."""
-_REMOTE = re.compile(rb'"(?:url|image_url|file_url|fileUri|file_uri)"\s*:\s*"https?:')
+_REMOTE = re.compile(rb'"(?:url|image_url|file_url|fileUri|file_uri|uri)"\s*:\s*"(?:https?|gs|s3):')
 """An image or file that the provider fetches: the same URL may show something else tomorrow."""
 
 _UNCOUNTED = frozenset({Dialect.ANTHROPIC_COUNT_TOKENS, Dialect.GEMINI_COUNT_TOKENS, Dialect.OPENAI_EMBEDDINGS})
@@ -139,6 +147,9 @@ class ExactCache:
         self._token = token
         self._now_ns = now_ns
         self._canonicaliser = Canonicaliser(rules)
+        self._large = Canonicaliser(rules)
+        """Only for the thread."""
+        self._thread = ThreadPoolExecutor(1, "promptweir-canonical")
         self._replayers = {dialect: Replayer(codec, rules, token) for dialect, codec in codecs.items()}
         self._calls: OrderedDict[str, Call] = OrderedDict()
         self._templates: OrderedDict[tuple[object, ...], Template] = OrderedDict()
@@ -149,8 +160,15 @@ class ExactCache:
         known = self._calls.get(prompt.id)
         if known is not None:
             return known
-        canonical = self._canonicaliser.canonical_of(prompt.dialect, prompt.fields)
-        origin = self._origin_of(prompt.host)
+        if len(prompt.body) > MAX_LOOK_BYTES:
+            raise ValueError("too large to look at")
+        if len(prompt.body) > THREAD_FROM_BYTES:
+            # Hundreds of milliseconds where nothing is remembered of it; meanwhile the others' bytes go on.
+            look = asyncio.get_running_loop().run_in_executor
+            canonical = await look(self._thread, self._large.canonical_of, prompt.dialect, prompt.fields)
+        else:
+            canonical = self._canonicaliser.canonical_of(prompt.dialect, prompt.fields)
+        origin = self._origin_of(prompt.host) or prompt.origin
         parent = b""
         if parent_id := prompt.facts.parent_id:
             # An unknown parent stands for itself: its id names one conversation state at the provider.
@@ -277,7 +295,9 @@ class ExactCache:
         facts = prompt.facts
         name = (entry.key, entry.created_ns, call.atoms, facts.encoding, facts.include_usage)
         template = self._templates.get(name)
-        if template is None:
+        if template is not None:
+            self._templates.move_to_end(name)
+        else:
             recorded = Recorded(
                 body=entry.body,
                 encoding=Encoding(entry.encoding),
@@ -288,7 +308,7 @@ class ExactCache:
             if not template.once:
                 self._templates[name] = template
                 self._templates_bytes += template.size
-                while self._templates_bytes > MAX_TEMPLATES_BYTES and len(self._templates) > 1:
+                while self._templates_bytes > MAX_TEMPLATES_BYTES or len(self._templates) > MAX_TEMPLATES:
                     self._templates_bytes -= self._templates.popitem(last=False)[1].size
         return template.filled(prompt.fields, self._token, taken_in(call.atoms))
 

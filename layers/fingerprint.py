@@ -22,7 +22,7 @@ type Marks = list[tuple[str, bytes]]
 
 def fingerprint_of(dialect: Dialect, fields: Fields, heading: Sequence[tuple[str, str]], pepper: bytes) -> bytes:
     """Return the fingerprint of a request; *heading* are named values outside the body (endpoint, headers)."""
-    marks: Marks = [(name, _mark(value.encode(), pepper)) for name, value in heading]
+    marks: Marks = [(name, _mark(value.encode("utf-8", "surrogateescape"), pepper)) for name, value in heading]
     for name in fields:
         if name not in OMITTED[dialect]:
             try:

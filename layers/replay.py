@@ -225,9 +225,9 @@ class Replayer:
                 _, edits = renamed("".join(pieces), runs=kind is SlotKind.ARGUMENTS)
                 if edits and kind is SlotKind.SIGNED_TEXT:
                     raise UnfitError("signed")
-                for slot, old, new in zip(channel, pieces, _spread(pieces, edits), strict=True) if edits else ():
-                    if new != old:
-                        _put(frames, slot, new)
+                for slot, was, piece in zip(channel, pieces, _spread(pieces, edits), strict=True) if edits else ():
+                    if piece != was:
+                        _put(frames, slot, piece)
             elif kind is SlotKind.OPAQUE:
                 # Not ours to change, so nothing that is readable in there may name the recorded request.
                 for slot in channel:

@@ -25,6 +25,8 @@ _KEY_HEADERS = ("x-api-key", "api-key", "x-goog-api-key", "ocp-apim-subscription
 CREDENTIAL_HEADERS = ("authorization", *_KEY_HEADERS, "x-amz-security-token", "cookie")
 _ACCOUNT_HEADER = "chatgpt-account-id"
 _CREDENTIAL_QUERY = frozenset({"key", "access_token", "api-key", "subscription-key"})
+_CREDENTIAL_NAME = re.compile(r"(?:api|access|virtual|subscription|auth|secret)[-_]?key|authorization|auth[-_]?token")
+"""Gateways have credentials of their own beside the provider's (``x-portkey-api-key``, ``cf-aig-authorization``)."""
 _OAUTH_PREFIXES = ("sk-ant-oat", "ya29.", "gho_", "ghu_")
 _LEGACY_ACCOUNT = re.compile(r"_account_([0-9a-f-]{36})")
 _API_KEY_PREFIX = "sk-"
@@ -50,6 +52,9 @@ class Identity:
 def identity_of(headers: Mapping[str, str], query: str, fields: Fields) -> Identity:
     """Read the identity off a request; header names are lower case."""
     parts: list[bytes] = []
+    for name in sorted(headers):
+        if name not in CREDENTIAL_HEADERS and _CREDENTIAL_NAME.search(name):
+            parts += [name.encode("utf-8", "surrogateescape"), headers[name].encode("utf-8", "surrogateescape")]
     for name in (*CREDENTIAL_HEADERS, _ACCOUNT_HEADER):
         if value := headers.get(name):
             parts += [name.encode(), value.encode("utf-8", "surrogateescape")]

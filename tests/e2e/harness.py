@@ -9,6 +9,7 @@ import contextlib
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -27,6 +28,7 @@ STOP_WAIT_S = 20.0
 LEARN_WAIT_S = 15.0
 POLL_S = 0.01
 CA_CERT = "mitmproxy-ca-cert.pem"
+GATEWAY_MODE = "reverse:http://gateway.invalid:1"
 
 STANDIN_HOSTS = ("api.anthropic.com", "api.openai.com", "generativelanguage.googleapis.com", "chatgpt.com")
 PLAIN_HOST = "api.groq.com"
@@ -122,6 +124,12 @@ class Proxy:
             time.sleep(POLL_S)
 
 
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
 def settings_of(options: Mapping[str, str]) -> list[str]:
     return [word for name, value in options.items() for word in ("--set", f"{name}={value}")]
 
@@ -156,12 +164,25 @@ def own(
 
 @contextlib.contextmanager
 def stock(folder: Path, options: Mapping[str, str], *, mode: str = "regular") -> Iterator[Proxy]:
-    """Run `mitmdump -s addons/promptweir.py` with the certificate authority that mitmproxy makes for itself."""
+    """Run `mitmdump -s addons/promptweir.py` with the certificate authority that mitmproxy makes for itself.
+
+    The gateway is a second mode of it, as the README tells users of mitmproxy.
+    """
+    gateway_port = free_port()
     marks, confdir, state = folder / "marks.jsonl", folder / "conf", folder / "state"
     words = ["-s", str(ROOT / "addons/promptweir.py"), "-s", str(Path(__file__).with_name("marks_addon.py"))]
+    words += ["--mode", mode, "--mode", f"{GATEWAY_MODE}@{gateway_port}"]
     options = {"promptweir_state": str(state), **options}
-    with mitmdump(confdir, *words, "--mode", mode, *settings_of(options), E2E_MARKS=str(marks)) as (port, output):
-        yield Proxy(name="stock", state=state, port=port, ca=confdir / CA_CERT, marks=marks, output=output)
+    with mitmdump(confdir, *words, *settings_of(options), E2E_MARKS=str(marks)) as (port, output):
+        yield Proxy(
+            name="stock",
+            state=state,
+            port=port,
+            gateway_port=gateway_port,
+            ca=confdir / CA_CERT,
+            marks=marks,
+            output=output,
+        )
 
 
 @contextlib.contextmanager
@@ -181,12 +202,15 @@ def mitmdump(confdir: Path, *words: str, **extra: str) -> Iterator[tuple[int, li
     )
     output: list[str] = []
     ready = threading.Event()
+    modes = max(1, words.count("--mode"))
 
     def drain() -> None:
         assert child.stdout is not None
+        listening = 0
         for line in child.stdout:
             output.append(line.rstrip())
-            if "listening at" in line:
+            listening += "listening at" in line
+            if listening == modes:
                 ready.set()
         ready.set()
 
@@ -194,7 +218,8 @@ def mitmdump(confdir: Path, *words: str, **extra: str) -> Iterator[tuple[int, li
     reader.start()
     try:
         assert ready.wait(START_WAIT_S), output
-        line = next((line for line in output if "listening at" in line), None)
+        # "HTTP(S) proxy listening at 127.0.0.1:8080.", and the same for the gateway
+        line = next((line for line in output if "proxy listening at" in line and GATEWAY_MODE not in line), None)
         assert line is not None, output
         yield int(line.rpartition(":")[2].strip(" .")), output
     finally:

@@ -305,22 +305,43 @@ def test_a_claimed_account_counts_once_the_provider_has_accepted_the_token(
     guarded: Proxy, standin: StandIn, key: str
 ) -> None:
     """Else anybody who can reach the proxy could read an account's answers by naming it."""
-    calls, account = Calls(guarded, standin), uuid(key)
-    body = claude_body(claude_user(account))
-    thief = bearer(f"sk-ant-oat01-{key}-thief")
+    calls = Calls(guarded, standin)
+
+    def asked(text: str) -> bytes:
+        return json.dumps({"model": "gpt-next", "input": text, "store": False}).encode()
+
+    def token(number: int) -> dict[str, str]:
+        return bearer(jwt(key, number), chatgpt_account_id=key)
+
     with client(guarded) as http:
-        with calls.cold(2):
-            ask(http, MESSAGES, claude_body(claude_user(account), "Who am I?"), bearer(f"sk-ant-oat01-{key}"))
-            ask(http, MESSAGES, body, bearer(f"sk-ant-oat01-{key}"))
+        with calls.cold():
+            ask(http, RESPONSES, asked("Who am I?"), token(1))
+        with calls.cold():
+            ask(http, RESPONSES, asked("Why?"), token(1))
         for _ in range(2):
             with calls.cold():
-                refused = ask(http, MESSAGES, body, {**thief, "x-standin-mode": "401"})
+                refused = ask(http, RESPONSES, asked("Why?"), {**token(2), "x-standin-mode": "401"})
         with calls.cold():
-            ask(http, MESSAGES, claude_body(claude_user(account), "First"), bearer(f"sk-ant-oat01-{key}-refreshed"))
+            ask(http, RESPONSES, asked("And who am I now?"), token(3))
         with calls.warm():
-            ask(http, MESSAGES, body, bearer(f"sk-ant-oat01-{key}-refreshed"))
+            ask(http, RESPONSES, asked("Why?"), token(3))
+        with calls.cold():
+            ask(http, RESPONSES, asked("Why?"), {**token(2), "x-standin-mode": "401"})
 
     assert refused.status == 401
+
+
+def test_an_account_that_the_provider_never_checks_is_not_believed_where_proof_is_wanted(
+    guarded: Proxy, standin: StandIn, key: str
+) -> None:
+    """Claude's account stands in the body, of which Anthropic takes no notice."""
+    calls, body = Calls(guarded, standin), claude_body(claude_user(uuid(key)))
+    with client(guarded) as http:
+        for token in ("one", "two"):
+            with calls.cold():
+                ask(http, MESSAGES, body, bearer(f"sk-ant-oat01-{key}-{token}"))
+            with calls.warm():
+                ask(http, MESSAGES, body, bearer(f"sk-ant-oat01-{key}-{token}"))
 
 
 # --- repeats in one session

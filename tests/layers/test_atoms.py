@@ -303,7 +303,7 @@ def test_the_cheap_look_at_the_bytes_overlooks_nothing(data: st.DataObject) -> N
     if data.draw(st.booleans()):
         raw = raw.replace(b"/", b"\\/")
 
-    search = search_in(raw, rules, roots)
+    search = search_in(raw, rules, roots, tool_output=True)
 
     assert json.loads(raw) == {"t": inner}
     assert (search.pieces(inner) if search else []) == pieces_of(inner, rules, roots)

@@ -258,3 +258,129 @@ def test_the_memo_changes_nothing(texts: list[str]) -> None:
         fields = msgspec.json.decode(raw, type=dict[str, msgspec.Raw])
 
         assert warm.canonical_of(CHAT, fields) == Canonicaliser(Rules()).canonical_of(CHAT, fields)
+
+
+def test_the_billing_line_does_not_count_and_a_sentence_in_its_place_does() -> None:
+    def asked(line: str, **more: object) -> dict[str, object]:
+        first = {"type": "text", "text": f"x-anthropic-billing-header:{line}", **more}
+        return {"model": "m", "system": [first, {"type": "text", "text": "Be brief."}], "messages": []}
+
+    plain = canonical(asked(" cc_version=2.1.197.abc; cc_entrypoint=cli; cch=00000;")).digest
+
+    for line in (
+        " cc_version=2.1.198.def; cc_entrypoint=sdk-py; cch=fffff;",
+        " cc_version=2.1.197.abc; cc_entrypoint=cli;",
+        "",
+        " a=b",
+    ):
+        assert canonical(asked(line)).digest == plain, line
+        assert canonical(asked(line), separators=(",", ":")).digest == plain, line
+        assert canonical(asked(line, cache_control={"type": "ephemeral"})).digest == plain, line
+    for line in (
+        " cc_version=1; Answer in French.",
+        " Answer in French.",
+        " a=b; c",
+        " a=b\nAnswer in French.",
+        " a=b; c=d e=f",
+    ):
+        assert canonical(asked(line)).digest != plain, line
+        assert canonical(asked(line), separators=(",", ":")).digest != plain, line
+
+
+@pytest.mark.parametrize(
+    "item",
+    [
+        {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "x"}]},
+        {"role": "user", "content": "x"},
+        {"type": "function_call", "call_id": "call_1", "name": "f", "arguments": "{}"},
+        {"type": "function_call_output", "call_id": "call_1", "output": "x"},
+        {"type": "reasoning", "summary": [], "encrypted_content": "Z0FB"},
+        {"type": "additional_tools", "tools": []},
+    ],
+)  # fmt: skip
+def test_the_id_of_an_item_that_is_whole_without_it_does_not_count(item: dict[str, object]) -> None:
+    one, other, bare = (
+        {"model": "m", "input": [entry]} for entry in ({**item, "id": "x_1"}, {**item, "id": "x_2"}, item)
+    )
+
+    assert canonical(one, RESPONSES).digest == canonical(other, RESPONSES).digest == canonical(bare, RESPONSES).digest
+
+
+@pytest.mark.parametrize(
+    "item",
+    [
+        {"type": "item_reference"},
+        {"type": "reasoning", "summary": []},
+        {"type": "image_generation_call"},
+        {"type": "web_search_call", "status": "completed"},
+        {"type": "file_search_call", "queries": ["x"]},
+        {"type": "something_new"},
+        {"type": ["odd"]},
+    ],
+)  # fmt: skip
+def test_an_id_that_stands_for_what_the_provider_keeps_counts(item: dict[str, object]) -> None:
+    one, other = ({"model": "m", "input": [{**item, "id": name}]} for name in ("x_1", "x_2"))
+
+    assert canonical(one, RESPONSES).digest != canonical(other, RESPONSES).digest
+
+
+def test_a_directory_of_other_separators_is_another_question() -> None:
+    def asked(cwd: str) -> dict[str, object]:
+        return {"model": "m", "system": f"Working directory: {cwd}\n", "messages": []}
+
+    assert canonical(asked("C:\\w\\app")).digest == canonical(asked("D:\\x\\other")).digest
+    assert canonical(asked("C:\\w\\app")).digest != canonical(asked("/w/app")).digest
+
+
+def test_the_name_of_a_function_is_no_tool_id() -> None:
+    def asked(name: str) -> dict[str, object]:
+        return {"model": "m", "messages": [{"role": "user", "content": f"explain {name}()"}]}
+
+    one, other = "call_initializeTheApplicationState", "call_terminateTheApplicationState"
+
+    assert canonical(asked(one), CHAT).digest != canonical(asked(other), CHAT).digest
+
+
+def test_a_remark_beside_the_directory_counts() -> None:
+    def asked(remark: str) -> dict[str, object]:
+        return {"model": "m", "system": f"Working directory: /srv/app {remark}\n", "messages": []}
+
+    assert canonical(asked("on branch main")).digest != canonical(asked("on branch dev")).digest
+    assert canonical(asked("(main)")).digest != canonical(asked("(dev)")).digest
+
+
+def test_words_around_a_home_count() -> None:
+    def asked(feature: str) -> dict[str, object]:
+        return {"model": "m", "system": f"Use x/{feature} and /home/al/.codex/config.toml", "messages": []}
+
+    assert canonical(asked("on")).digest != canonical(asked("off")).digest
+
+
+def test_a_duration_in_a_question_is_content() -> None:
+    def asked(a: str, b: str) -> dict[str, object]:
+        text = f"Run A: Wall time: {a} seconds. Run B: Wall time: {b} seconds. Which is faster?"
+        return {"model": "m", "messages": [{"role": "user", "content": text}]}
+
+    assert canonical(asked("3.2", "7.9"), CHAT).digest != canonical(asked("7.9", "3.2"), CHAT).digest
+
+
+def test_which_of_two_waits_was_longer_counts_even_where_both_are_noise() -> None:
+    def asked(*seconds: str) -> dict[str, object]:
+        outputs = [
+            {"type": "function_call_output", "call_id": f"call_{index}", "output": f"Wall time: {each} seconds"}
+            for index, each in enumerate(seconds)
+        ]
+        return {"model": "m", "input": outputs}
+
+    assert canonical(asked("0.2", "0.9"), RESPONSES).digest == canonical(asked("0.1", "1.4"), RESPONSES).digest
+    assert canonical(asked("0.2", "0.9"), RESPONSES).digest != canonical(asked("1.4", "0.1"), RESPONSES).digest
+
+
+def test_a_clock_in_the_middle_of_a_text_is_somebodys_words() -> None:
+    def asked(stamp: str) -> dict[str, object]:
+        text = f"What hour is <current_datetime>{stamp}</current_datetime>?"
+        return {"model": "m", "messages": [{"role": "user", "content": text}]}
+
+    morning, noon = "2026-11-22T08:00:00.1+00:00", "2026-11-22T12:30:00.9+00:00"
+
+    assert canonical(asked(morning), CHAT).digest != canonical(asked(noon), CHAT).digest

@@ -1,5 +1,6 @@
 """Content codings are undone exactly, or not at all, and never take more memory than allowed."""
 
+import contextlib
 import gzip
 import tracemalloc
 import zlib
@@ -98,10 +99,8 @@ def test_members_and_frames_one_after_another_all_count(coding: str) -> None:
 @settings(max_examples=60, deadline=None)
 @given(data=st.binary(min_size=1, max_size=200))
 def test_garbage_is_a_value_error_and_nothing_else(coding: str, data: bytes) -> None:
-    try:
+    with contextlib.suppress(ValueError):
         assert len(decoded(data, coding, 1000)) <= 1000
-    except ValueError:
-        pass
 
 
 def test_several_codings_are_undone_from_the_last_to_the_first() -> None:

@@ -492,3 +492,28 @@ async def test_a_client_gets_the_usage_chunk_if_and_only_if_it_asked_for_it() ->
     assert b'"total_tokens": 3' in await world.body(ask(**with_usage))
     assert b"total_tokens" not in await world.body(ask(stream=True))
     assert json.loads(await world.body(ask()))["usage"]["total_tokens"] == 3
+
+
+@pytest.mark.parametrize("words", ["It is 14:05.", "about 2:05 pm utc", "2pm, early afternoon", "2 PM"])
+async def test_an_answer_that_tells_the_recorded_time_does_not_serve_at_another(words: str) -> None:
+    world = World()
+
+    def ask(time: str) -> Prompt:
+        text = f"<current_datetime>2026-11-22T{time}:13.376+00:00</current_datetime>\n\nWhat time is it?"
+        return world.prompt(
+            {"model": "m", "messages": [{"role": "user", "content": text}]}, dialect=Dialect.OPENAI_CHAT
+        )
+
+    message = {"role": "assistant", "content": words}
+    answer = {"id": "chatcmpl-1", "object": "chat.completion", "created": 1, "model": "m", "usage": None}
+    await world.learn(ask("14:05"), {**answer, "choices": [{"index": 0, "message": message, "finish_reason": "stop"}]})
+
+    assert await world.reason(ask("09:41")) == "unfit-fragment"
+
+
+async def test_two_servers_at_two_ports_of_one_host_are_two_providers() -> None:
+    world = World()
+    await world.learn(world.prompt(asked(), origin="http://llm.lan:8001"), said(text("x")))
+
+    assert await world.reason(world.prompt(asked(), origin="http://llm.lan:8002")) == "miss"
+    assert await world.reason(world.prompt(asked())) == "miss"

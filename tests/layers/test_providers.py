@@ -5,7 +5,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from promptweir.layers.contract import Dialect
-from promptweir.layers.providers import CUSTOM, DOMAINS, NATIVE, PROVIDERS, Registry, Route, dialect_of, domains_of, gateway_route_of  # fmt: skip
+from promptweir.layers.providers import (  # fmt: skip
+    CUSTOM,
+    DOMAINS,
+    NATIVE,
+    PROVIDERS,
+    Registry,
+    Route,
+    dialect_of,
+    domains_of,
+    gateway_route_of,
+)
 
 REGISTRY = Registry()
 

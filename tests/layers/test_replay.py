@@ -410,7 +410,7 @@ def test_a_fresh_id_has_the_shape_of_the_old_one(old: str) -> None:
     cut = max(old.rfind("_"), old.rfind("-")) + 1
     for new in many:
         assert new.isascii()
-        if not (old.count("-") == 4):
+        if old.count("-") != 4:
             assert new.startswith(old[:cut])
         if len(old) - cut >= 8:
             assert len(new) == len(old)

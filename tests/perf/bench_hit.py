@@ -17,7 +17,7 @@ CONSTANT, OURS = "constant", "promptweir"
 
 def run(args: Args) -> Result:
     """Measure; an extra word is the number of rounds."""
-    rounds = int(args.extra[0]) if args.extra else ROUNDS
+    rounds = args.count(ROUNDS)
     parts: dict[str, Part] = {}
     worst = 0.0
     with Stage() as stage:

@@ -40,7 +40,11 @@ class Args:
 
     name: str
     extra: tuple[str, ...] = ()
-    """Words after the bench's name; each bench says what it takes."""
+    """Words and flags after the bench's name; each bench says what it takes."""
+
+    def count(self, default: int) -> int:
+        """Return the first word that is a number: how many rounds."""
+        return next((int(word) for word in self.extra if word.isdigit()), default)
 
 
 class Bench(Protocol):
@@ -62,16 +66,17 @@ def benches() -> dict[str, Bench]:
 
 def machine() -> str:
     """Return what the figures were measured on."""
-    return f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs, Python {platform.python_version()}"
+    load = f", load average {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
+    return f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs, Python {platform.python_version()}{load}"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line."""
     parser = argparse.ArgumentParser(prog="scripts/bench", description="Measure.")
     parser.add_argument("name", help="a bench's name, or `list`")
-    parser.add_argument("extra", nargs="*", help="what the bench takes")
+    parser.add_argument("extra", nargs="*", help="what the bench takes, flags included")
     parser.add_argument("--json", action="store_true", help="print JSON")
-    given = parser.parse_args(argv)
+    given, flags = parser.parse_known_args(argv)
     known = benches()
     if given.name == "list":
         _print_list(known, as_json=given.json)
@@ -79,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if given.name not in known:
         sys.stderr.write(f"scripts/bench: no bench is called {given.name}; there are: {', '.join(sorted(known))}\n")
         return UNKNOWN_BENCH
-    result = known[given.name].run(Args(given.name, tuple(given.extra)))
+    result = known[given.name].run(Args(given.name, (*given.extra, *flags)))
     _print_result(result, as_json=given.json)
     return 0
 

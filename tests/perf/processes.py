@@ -5,6 +5,7 @@
 
 import contextlib
 import os
+import socket
 import subprocess
 import sys
 import tempfile
@@ -62,8 +63,6 @@ def cpu_ns(pid: int) -> int:
 
 def free_port() -> int:
     """Return a port that is free now."""
-    import socket
-
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -76,6 +75,7 @@ class Stage:
     folder: Path = field(init=False)
     _exits: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
     _client: "subprocess.Popen[bytes] | None" = None
+    _processes: list["subprocess.Popen[bytes]"] = field(default_factory=list)
     _numbers: int = 1
 
     def __enter__(self) -> Self:
@@ -121,19 +121,23 @@ class Stage:
             time.sleep(POLL_S)
         return Proxy(name, process.pid, running.port, at.ca / ca.CERT_FILE, time.monotonic() - begin, "l1a")
 
-    def mitmdump(self, name: str, origin: int, **options: str) -> Proxy:
-        """Start stock ``mitmdump`` with the same addon."""
+    def mitmdump(self, name: str, origin: int | None = None, **options: str) -> Proxy:
+        """Start stock ``mitmdump``: with the same addon, or without *origin* with one that answers a constant.
+
+        Quiet and with lazy connections, which makes it cheaper than it is by default.
+        """
         state = self._folder(name)
         authority = ca.ensure(state / "ca", DOMAINS)
         port = free_port()
-        argv = [
-            str(Path(sys.executable).with_name("mitmdump")),
-            "--quiet",
-            "-s",
-            str(ROOT / "addons" / "promptweir.py"),
-        ]
-        argv += ["--listen-host", "127.0.0.1", "--listen-port", str(port), "--set", f"confdir={authority.folder}"]
-        for setting in (f"promptweir_state={state}", *_settings(origin, options)):
+        settings = [f"confdir={authority.folder}", "connection_strategy=lazy"]
+        if origin is None:
+            script = ROOT / "tests" / "perf" / "plain_script.py"
+        else:
+            script = ROOT / "addons" / "promptweir.py"
+            settings += [f"promptweir_state={state}", *_settings(origin, options)]
+        argv = [str(Path(sys.executable).with_name("mitmdump")), "--quiet", "-s", str(script)]
+        argv += ["--listen-host", "127.0.0.1", "--listen-port", str(port)]
+        for setting in settings:
             argv += ["--set", setting]
         begin = time.monotonic()
         process = self._start(argv, subprocess.DEVNULL)
@@ -142,7 +146,8 @@ class Stage:
                 raise BenchError("mitmdump did not start")
             time.sleep(POLL_S)
         time.sleep(1.0)  # a script is loaded after the sockets are bound
-        return Proxy(name, process.pid, port, authority.cert_path, time.monotonic() - begin, "l1a")
+        layer = "" if origin is None else "l1a"
+        return Proxy(name, process.pid, port, authority.cert_path, time.monotonic() - begin, layer)
 
     def stop(self, proxy: Proxy) -> None:
         """Stop *proxy* before the end of the bench."""
@@ -150,13 +155,11 @@ class Stage:
             if process.pid == proxy.pid:
                 _stop(process)
 
-    _processes: list["subprocess.Popen[bytes]"] = field(default_factory=list)
-
     def _start(
         self, argv: Sequence[str], stdout: int, extra: Mapping[str, str] | None = None
     ) -> "subprocess.Popen[bytes]":
         environment = {name: value for name, value in os.environ.items() if not name.startswith("PROMPTWEIR_")}
-        environment |= {"PYTHONPATH": str(ROOT), **(extra or {})}
+        environment |= {"PYTHONPATH": _path(), **(extra or {})}
         process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=stdout, env=environment, cwd=self.folder)
         self._processes.append(process)
         self._exits.callback(_stop, process)
@@ -222,10 +225,14 @@ class Stage:
             [sys.executable, "-m", "tests.perf.client"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            env={**os.environ, "PYTHONPATH": _path()},
         )
         self._exits.callback(_stop, process)
         return process
+
+
+def _path() -> str:
+    return os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
 
 
 def _settings(origin: int, options: Mapping[str, str]) -> Iterator[str]:
@@ -243,8 +250,6 @@ def _port_of(process: "subprocess.Popen[bytes]") -> int:
 
 
 def _listens(port: int) -> bool:
-    import socket
-
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
