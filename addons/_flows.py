@@ -13,6 +13,7 @@ from promptweir.layers.coding import decoded
 from promptweir.layers.contract import CacheControl, Completion, Deflect, Dialect, Encoding, Fields, Prompt
 from promptweir.layers.dialects.registry import CODECS
 from promptweir.layers.providers import CUSTOM
+from promptweir.layers.strict import MAX_ANSWER_SWELL_BYTES, MAX_REQUEST_SWELL_BYTES, check_swell
 from promptweir.layers.tenants import user_id_of
 
 CONTROL_HEADER = "x-promptweir-cache"
@@ -79,6 +80,7 @@ def fields_of(body: bytes) -> Fields:
     A repeated key would leave bytes of the body unaccounted for: the values, keys and punctuation of what was decoded
     must add up to it.  Where they do not (white space, escaped keys), the keys are counted properly.
     """
+    check_swell(body, MAX_REQUEST_SWELL_BYTES)
     try:
         fields: Fields = _BODY_FIELDS.decode(body)
     except (RecursionError, UnicodeDecodeError) as error:
@@ -95,7 +97,10 @@ class _Pairs(list[tuple[str, object]]):
 
 
 def _has_repeated_key(body: bytes) -> bool:
-    top = json.loads(body, object_pairs_hook=_Pairs)
+    try:
+        top = json.loads(body, object_pairs_hook=_Pairs)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
     return len({name for name, _ in top}) != len(top)
 
 
@@ -237,4 +242,5 @@ def completion_of(response: http.Response, raw: bytes, expected: Encoding, max_b
         encoding = expected if expected is Encoding.JSON_ARRAY else Encoding.JSON
     coding = response.headers.get("content-encoding", "")
     body = decoded(raw, coding, max_bytes) if coding else raw
+    check_swell(body, MAX_ANSWER_SWELL_BYTES)
     return Completion(status=response.status_code, content_type=content_type, encoding=encoding, body=body)

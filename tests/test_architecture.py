@@ -11,12 +11,12 @@ MODULES = sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*
 CORE = [path for path in MODULES if path.is_relative_to(ROOT / "layers")]
 
 PURE = frozenset(
-    "asyncio base64 binascii collections collections.abc contextlib dataclasses enum fnmatch functools hashlib itertools "
+    "asyncio base64 binascii collections collections.abc concurrent.futures contextlib dataclasses enum fnmatch functools hashlib itertools "
     "json math operator re string struct types typing unicodedata urllib.parse zlib "
     "brotli msgspec zstandard".split()
 )
 """What the core may import besides itself: nothing that knows the time, the network, the environment or chance."""
-STORING = frozenset("concurrent.futures pathlib sqlite3 stat threading".split())
+STORING = frozenset("pathlib sqlite3 stat threading".split())
 """What a store may import on top."""
 ARROWS = {
     "layers": {"layers"},

@@ -218,8 +218,8 @@ def mitmdump(confdir: Path, *words: str, **extra: str) -> Iterator[tuple[int, li
     reader.start()
     try:
         assert ready.wait(START_WAIT_S), output
-        # "HTTP(S) proxy listening at 127.0.0.1:8080.", and the same for the gateway
-        line = next((line for line in output if "proxy listening at" in line and GATEWAY_MODE not in line), None)
+        # "HTTP(S) proxy listening at 127.0.0.1:8080.", and the like for other modes and the gateway
+        line = next((line for line in output if "listening at" in line and "gateway.invalid" not in line), None)
         assert line is not None, output
         yield int(line.rpartition(":")[2].strip(" .")), output
     finally:

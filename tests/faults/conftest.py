@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.faults.provider import Provider
-from tests.faults.proxy import Proxy, healthy, up
+from tests.faults.proxy import Proxy, authority, healthy, up
 
 
 @pytest.fixture(scope="session")
@@ -18,6 +18,7 @@ def provider() -> Iterator[Provider]:
 @pytest.fixture(scope="session")
 def shared_proxy(provider: Provider, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
     proxy = up(tmp_path_factory.mktemp("faults") / "state", provider.port, gateway=True)
+    authority.append(proxy.state / "ca")
     yield proxy
     proxy.stop()
 

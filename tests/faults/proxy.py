@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -16,6 +17,8 @@ from tests.cli.harness import command, environment
 from tests.faults.client import OPENAI, Client
 
 START_WAIT_S = 60.0
+authority: list[Path] = []
+"""The folder of the CA that the first proxy made."""
 HOSTS = ("api.openai.com", "api.anthropic.com", "generativelanguage.googleapis.com")
 
 
@@ -108,6 +111,10 @@ def settings(provider_port: int, options: tuple[str, ...] = ()) -> list[str]:
 
 def up(state: Path, provider_port: int, *options: str, gateway: bool = False) -> Proxy:
     """Start ``promptweir up --detach``."""
+    if authority and not (state / "ca").exists():
+        # Making one takes as long as everything else together.
+        state.mkdir(mode=0o700, parents=True, exist_ok=True)
+        shutil.copytree(authority[0], state / "ca")
     more = ["--gateway-port", "0"] if gateway else []
     done = subprocess.run(
         command("up", "--detach", "--port", "0", "--state", str(state), *more, *settings(provider_port, options)),

@@ -284,12 +284,13 @@ DENSE = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", DENSE)
+@pytest.mark.parametrize("size", [1 << 20, 4 << 20, 30 << 20], ids=lambda size: f"{size >> 20}MB")
 @pytest.mark.parametrize("place", ["messages", "tools", "unknown", "content", "spaced"])
 def test_a_body_of_very_many_small_values_does_not_swell(
-    proxy: Proxy, provider: Provider, name: str, place: str
+    proxy: Proxy, provider: Provider, name: str, place: str, size: int
 ) -> None:
     unit, last = DENSE[name]
-    many = b"[" + unit * ((30 << 20) // len(unit)) + last + b"]"
+    many = b"[" + unit * (size // len(unit)) + last + b"]"
     match place:
         case "content":
             body = b'{"model":"gpt-4o","messages":[{"role":"user","content":%s}]}' % many

@@ -164,7 +164,7 @@ def test_words_for_yes_and_no() -> None:
         value_of(BY_NAME["promptweir_trips_max"], "1.5")
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(st.sampled_from([option for option in OPTIONS if isinstance(option.default, str)]), st.text(max_size=30))
 def test_any_text_is_taken_or_refused_by_name(option: object, text: str) -> None:
     name = option.name  # type: ignore[attr-defined]

@@ -111,7 +111,7 @@ _VALUES = st.recursive(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(st.dictionaries(st.sampled_from(["a", "b", "c"]), _VALUES), st.dictionaries(st.sampled_from(["a", "b", "c"]), _VALUES))  # fmt: skip
 def test_a_difference_is_named_if_and_only_if_there_is_one(a: dict[str, object], b: dict[str, object]) -> None:
     found = first_difference(mark(a), mark(b))

@@ -179,13 +179,13 @@ def key_for(question: tuple[object, ...]) -> bytes:
     return key(prompt, origin=origin, parent=parent, usage=usage, digest=digest)  # type: ignore[arg-type]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(questions(), questions())
 def test_keys_are_injective_over_all_their_fields(a: tuple[object, ...], b: tuple[object, ...]) -> None:
     assert (key_for(a) == key_for(b)) is (a == b)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(questions(), st.integers(0, 10), questions())
 def test_one_field_that_differs_is_enough(a: tuple[object, ...], place: int, b: tuple[object, ...]) -> None:
     other = (*a[:place], b[place], *a[place + 1 :])
@@ -193,7 +193,7 @@ def test_one_field_that_differs_is_enough(a: tuple[object, ...], place: int, b: 
     assert (key_for(a) == key_for(other)) is (a[place] == b[place])
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(st.lists(st.binary(max_size=6), max_size=5), st.lists(st.binary(max_size=6), max_size=5))
 def test_the_digest_of_parts_is_injective(a: list[bytes], b: list[bytes]) -> None:
     assert (digest_of(a) == digest_of(b)) is (a == b)

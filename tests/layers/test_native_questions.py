@@ -52,7 +52,7 @@ def test_what_is_no_native_call_is_refused(doc: dict[str, object]) -> None:
         question(**doc)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.text(max_size=20), st.text(max_size=20))
 def test_any_prompt_arrives_whole_and_no_model_name_leaves_its_path_segment(prompt: str, rest: str) -> None:
     try:

@@ -425,7 +425,7 @@ def test_mistrals_nine_characters_stay_nine() -> None:
     assert new.isalnum()
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(st.text(string.ascii_letters + string.digits + "_-", min_size=1, max_size=50))
 def test_a_fresh_id_is_another_one_of_the_same_alphabet(old: str) -> None:
     new = fresh_id(old, token)

@@ -88,7 +88,7 @@ def test_the_one_that_was_longest_not_answered_is_forgotten_first() -> None:
     assert repeat(sessions, 1, session="c") is Repeat.RETRY
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.lists(st.tuples(st.sampled_from("abcde"), st.integers(0, 200)), max_size=40))
 def test_the_log_agrees_with_a_plain_count(answers: list[tuple[str, int]]) -> None:
     sessions = log()

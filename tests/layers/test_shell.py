@@ -225,7 +225,7 @@ def test_words_given_as_a_list_are_not_read_as_a_line() -> None:
     assert not command_reads(["find", ".", "-delete"])
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(st.sampled_from(READING), st.sampled_from(["; ", " && ", " | ", "\n", " || "]), st.sampled_from(MUTATING))
 def test_nothing_that_reads_hides_what_follows(reading: str, joint: str, mutating: str) -> None:
     if "#" not in reading or joint == "\n":
@@ -234,7 +234,7 @@ def test_nothing_that_reads_hides_what_follows(reading: str, joint: str, mutatin
         assert not line_reads(mutating + joint + reading)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(st.text(alphabet="ab '\"\\$&;|<>(){}`\n#-01=rmls/", max_size=30))
 def test_any_text_is_judged_without_an_error(line: str) -> None:
     assert line_reads(line) in {True, False}

@@ -230,7 +230,7 @@ def test_odd_bytes_in_headers_are_no_error() -> None:
 _PART = st.text(st.characters(codec="latin-1", exclude_characters="\0"), max_size=12)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(
     st.dictionaries(st.sampled_from(["authorization", "x_api_key", "api_key", "x_goog_api_key", "cookie"]), _PART),
     st.dictionaries(st.sampled_from(["authorization", "x_api_key", "api_key", "x_goog_api_key", "cookie"]), _PART),
@@ -241,7 +241,7 @@ def test_no_two_sets_of_credentials_share_a_secret(a: dict[str, str], b: dict[st
     assert (identity(**a).secret == identity(**b).secret) is (first == second)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(st.text(max_size=60))
 def test_any_token_is_read_without_an_error(token: str) -> None:
     assert isinstance(identity(authorization=bearer(token)), Identity)

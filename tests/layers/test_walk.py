@@ -176,7 +176,7 @@ async def test_a_layer_that_cannot_learn_keeps_no_other_from_it() -> None:
 _ACTS = st.sampled_from(["pass", "amend", "fail", "deflect"])
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.lists(_ACTS, max_size=6))
 def test_any_stack_ends_in_an_answer_or_in_the_last_amended_request(acts: list[str]) -> None:
     verdicts: dict[str, Callable[[int], Verdict | BaseException]] = {
