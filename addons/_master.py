@@ -136,6 +136,12 @@ async def serve(
 
     Raises ``StartFailed`` when an option is wrong or a port cannot be had.
     """
+    for spec in sockets.specs():
+        try:
+            mode_specs.ProxyMode.parse(spec)
+        except ValueError as error:
+            # Before anything is configured: mitmproxy would fall back to its own folder and make a CA there.
+            raise StartFailed(f"cannot use mode {spec}: {error}") from error
     owner = FastMaster(options.Options())
     tls = tlsconfig.TlsConfig()
     server, in_flight = proxyserver.Proxyserver(), InFlight()  # type: ignore[no-untyped-call]

@@ -34,7 +34,8 @@ def send_on(flow: http.HTTPFlow, prompt: Prompt | None, config: Config) -> None:
     flow.request.path = question.path
     flow.request.scheme, flow.request.host, flow.request.port = "https", question.host, 443
     _routes.direct(flow, _routes.Target(question.provider, question.host), config)
-    flow.request.raw_content = question.body
+    flow.request.headers["content-length"] = str(len(question.body))
+    flow.request.content = question.body  # and with it the length
 
 
 def translate_back(flow: http.HTTPFlow, prompt: Prompt | None, config: Config) -> bytes | None:

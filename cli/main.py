@@ -61,7 +61,7 @@ def _top(
 def main() -> None:
     """Run the command line and exit."""
     try:
-        code = app(standalone_mode=False)
+        code = app(prog_name="promptweir", standalone_mode=False)
     except ClickException as error:
         format_message = getattr(error, "format_message", error.__str__)
         code = _complain(format_message())

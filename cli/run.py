@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from types import FrameType
 from typing import Annotated
 
@@ -45,16 +46,13 @@ def run(
 
     A proxy that this starts goes on running, for the next time; `promptweir stop` stops it.
     """
+    program = _program(command[0])
     plan = up.planned(state, assignments, port=0, mode=mode)
     running = _proxy(plan, given=bool(mode or assignments))
     if running.port is None:
         raise UserError(f"the running proxy has no port to point {command[0]} to (mode {', '.join(running.modes)})")
     for host in exempted(os.environ, [host for provider in PROVIDERS for host in provider.hosts if "*" not in host]):
         typer.echo(f"promptweir: NO_PROXY keeps {host} away from the proxy", err=True)
-    program = shutil.which(command[0])
-    if program is None:
-        typer.echo(f"promptweir: no such program: {command[0]}", err=True)
-        raise typer.Exit(NOT_FOUND)
     environ = {**os.environ, **for_child(ca.load(plan.state.ca), os.environ, running.proxy_url)}
     began_ns = time.time_ns()
     code = _run_child(program, command, environ)
@@ -63,6 +61,18 @@ def run(
         for line in summary(Reader(plan.state.cache).since(began_ns)):
             typer.echo(f"promptweir: {line}", err=True)
     raise typer.Exit(code)
+
+
+def _program(name: str) -> str:
+    """Return the path of the program *name*; as shells do, tell what is not there from what cannot be run."""
+    program = shutil.which(name)
+    if program is not None:
+        return program
+    there = os.sep in name and Path(name).exists()
+    typer.echo(
+        f"promptweir: {f'cannot run {name}: Permission denied' if there else f'no such program: {name}'}", err=True
+    )
+    raise typer.Exit(NOT_EXECUTABLE if there else NOT_FOUND)
 
 
 def summary(totals: Totals) -> tuple[str, str]:

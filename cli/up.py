@@ -182,7 +182,7 @@ def announce(running: Running, state: State) -> None:
     typer.echo(f"one program:  promptweir run{option} -- claude")
     typer.echo(
         f"this shell:   export HTTPS_PROXY={running.proxy_url} NODE_EXTRA_CA_CERTS={certificate} "
-        f"SSL_CERT_FILE=$(promptweir certs bundle{option})"
+        f"SSL_CERT_FILE={state.ca / bundle.BUNDLE_FILE}"
     )
 
 

@@ -222,6 +222,9 @@ class ExactCache:
         if prompt.facts.refuse or prompt.control is CacheControl.BYPASS or not 200 <= completion.status < 300:
             return
         answer = completion.answer
+        if prompt.facts.parent_id:
+            # A child asked right after its parent's answer comes before that answer is learned; by now it is.
+            self._calls.pop(prompt.id, None)
         try:
             call = await self.call_of(prompt)
         except ValueError:
