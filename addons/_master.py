@@ -43,6 +43,9 @@ GATEWAY_TARGET = "reverse:http://gateway.invalid:1"
 GC_NEW_OBJECTS = 20_000
 """Objects made between two collections of the youngest; one request makes hundreds, and next to no cycles."""
 
+SWITCH_S = 0.001
+"""How long a thread may keep the interpreter from the event loop, which waits for it each time it wakes up."""
+
 type Setting = bool | int | str | list[str]
 """The value of a mitmproxy option; a string is read as ``--set`` reads it, a list is an option given several times."""
 
@@ -181,6 +184,7 @@ def run[T](main: Coroutine[object, object, T]) -> T:
     gc.collect()
     gc.freeze()
     gc.set_threshold(GC_NEW_OBJECTS)
+    sys.setswitchinterval(SWITCH_S)
     if sys.platform == "win32":
         return asyncio.run(main)
     import uvloop  # not made for Windows

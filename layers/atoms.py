@@ -298,7 +298,8 @@ def fragments_of(old: Atom, new: Atom) -> list[str]:
         for index, name in enumerate(names):
             from_end = len(names) - index
             last = from_end == 1
-            if name not in (others[index : index + 1] if not last else []) + others[-from_end:][:1]:
+            same_place = others[-from_end:][:1] if from_end <= len(others) else []
+            if name not in (others[index : index + 1] if not last else []) + same_place:
                 gone += name.split()
         return [spelled for word in gone for spelled in _spellings_of(word)]
     if kind == UUID:
@@ -329,7 +330,9 @@ def _spellings_of(word: str) -> set[str]:
 @lru_cache(maxsize=1024)
 def fragment_pattern(fragments: tuple[str, ...]) -> re.Pattern[str]:
     """Return a pattern that finds any of *fragments* as a word of its own in lower-case text."""
-    start, end = r"(?:(?<![a-z0-9])|(?<=\\[nrtbf]))", "(?![a-z0-9])"
+    # Before a name there may be an escape: \\n, %2f, %252f, \\u002f.
+    start = r"(?:(?<![a-z0-9])|(?<=\\[nrtbf])|(?<=%[0-9a-f]{2})|(?<=%25[0-9a-f]{2})|(?<=\\u[0-9a-f]{4}))"
+    end = "(?![a-z0-9])"
     bodies = (
         (start if fragment[:1].isalnum() else "") + re.escape(fragment) + (end if fragment[-1:].isalnum() else "")
         for fragment in sorted(fragments, key=len, reverse=True)

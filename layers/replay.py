@@ -18,8 +18,6 @@ from promptweir.layers.atoms import (
     TOOL_ID,
     Atom,
     Rules,
-    fragment_pattern,
-    fragments_of,
     search_for,
     spelled_as,
 )
@@ -27,6 +25,7 @@ from promptweir.layers.contract import Dialect, Encoding, Facts, Fields, Json
 from promptweir.layers.dialects.base import Codec
 from promptweir.layers.dialects.openai_chat import lacks_usage
 from promptweir.layers.frames import Frame, Slot, SlotKind
+from promptweir.layers.telltales import telltales_of
 from promptweir.layers.wire import dumps, frames_of, join
 
 type Token = Callable[[int], str]
@@ -178,11 +177,11 @@ class Replayer:
         self, frames: list[Frame], slots: Sequence[Slot], renaming: Mapping[Atom, Atom], bound: frozenset[Atom]
     ) -> None:
         search = search_for(self._rules, tuple(atom for atom in bound if atom[0] in ROOT_KINDS))
-        fragments = tuple(sorted({fragment for old, new in renaming.items() for fragment in fragments_of(old, new)}))
-        tell_tale = fragment_pattern(fragments) if fragments else None
+        telltales = telltales_of(renaming)
         arriving = search_for(
             _NO_MARKS, tuple(new for new in renaming.values() if new[0] in ROOT_KINDS and new not in bound)
         )
+        weighed = any(slot.kind is SlotKind.OPAQUE and slot.key in _WEIGHTS for slot in slots)
         seen: list[str] = []
 
         def renamed(text: str, *, runs: bool = False) -> tuple[str, list[tuple[int, int, str]]]:
@@ -225,6 +224,8 @@ class Replayer:
                 _, edits = renamed("".join(pieces), runs=kind is SlotKind.ARGUMENTS)
                 if edits and kind is SlotKind.SIGNED_TEXT:
                     raise UnfitError("signed")
+                if edits and weighed:
+                    raise UnfitError("logprobs")  # they repeat the text, a token at a time
                 for slot, was, piece in zip(channel, pieces, _spread(pieces, edits), strict=True) if edits else ():
                     if piece != was:
                         _put(frames, slot, piece)
@@ -238,7 +239,7 @@ class Replayer:
                     old = slot.container[slot.key]  # type: ignore[index]
                     if (new := renamed_value(old)) != old:
                         _put(frames, slot, new)
-        if tell_tale is not None and any(tell_tale.search(text.lower()) for text in seen):
+        if any(map(telltales.found_in, seen)):
             raise UnfitError("fragment")
 
     # --- holes
@@ -273,6 +274,7 @@ class Replayer:
 
 _SHELL_SIGNS = frozenset(" \t\n'\"\\$&;|<>()*?[]{}!#~`")
 """What a shell reads as more than a letter of a name."""
+_WEIGHTS = frozenset({"logprobs", "logprobsResult"})
 _NO_MARKS = Rules(clock="exact", uuids="none")
 
 

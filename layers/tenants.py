@@ -14,6 +14,7 @@ import binascii
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from urllib.parse import parse_qsl
 
 import msgspec
@@ -34,6 +35,8 @@ _TOKEN_ENDS = frozenset(" ,\t")
 """What no token holds: a header with more than one would be read by us one way and by the provider another."""
 _AWS_KEY = re.compile(r"AWS4-[\w-]+\s+Credential=([A-Z0-9]{16,128})/")
 _COPILOT_TRACKING = re.compile(r"(?:^|;)tid=([0-9a-zA-Z-]{8,64})(?:;|$)")
+MAX_HEADER_SETS = 256
+"""Sets of header names; a client uses a few."""
 MAX_JWT_CHARS = 16_384
 
 
@@ -52,14 +55,15 @@ class Identity:
 def identity_of(headers: Mapping[str, str], query: str, fields: Fields) -> Identity:
     """Read the identity off a request; header names are lower case."""
     parts: list[bytes] = []
-    for name in sorted(headers):
-        if name not in CREDENTIAL_HEADERS and _CREDENTIAL_NAME.search(name):
-            parts += [name.encode("utf-8", "surrogateescape"), headers[name].encode("utf-8", "surrogateescape")]
+    for name in _unusual_credentials(tuple(headers)):
+        parts += [name.encode("utf-8", "surrogateescape"), headers[name].encode("utf-8", "surrogateescape")]
     for name in (*CREDENTIAL_HEADERS, _ACCOUNT_HEADER):
         if value := headers.get(name):
             parts += [name.encode(), value.encode("utf-8", "surrogateescape")]
     keyed = any(headers.get(name) for name in _KEY_HEADERS)
-    for name, value in parse_qsl(query, errors="surrogateescape"):
+    # Most queries are as short as ``beta=true``; an escape could hide a name.
+    may_name = "%" in query or any(name in query for name in _CREDENTIAL_QUERY)
+    for name, value in parse_qsl(query, errors="surrogateescape") if may_name else ():
         if name in _CREDENTIAL_QUERY:
             keyed = True
             parts += [b"?" + name.encode(), value.encode("utf-8", "surrogateescape")]
@@ -69,6 +73,12 @@ def identity_of(headers: Mapping[str, str], query: str, fields: Fields) -> Ident
         return Identity(secret, b"")
     account, provable = _account_of(headers, fields)
     return Identity(secret, account, provable)
+
+
+@lru_cache(maxsize=MAX_HEADER_SETS)
+def _unusual_credentials(names: tuple[str, ...]) -> list[str]:
+    """Return those of the header *names* that look like a credential's and are not known as one."""
+    return sorted(name for name in names if name not in CREDENTIAL_HEADERS and _CREDENTIAL_NAME.search(name))
 
 
 def proof_of(identity: Identity, host: str) -> bytes:

@@ -45,7 +45,7 @@ class Raw:
 
     @property
     def deflected(self) -> bool:
-        return self.headers.get("x-promptweir-deflected") == "true"
+        return bool(self.headers.get("x-promptweir-deflected") == "true")
 
 
 def ask(http: httpx.Client, url: str, body: bytes, headers: dict[str, str]) -> Raw:

@@ -35,7 +35,7 @@ def test_a_call_and_its_answer_pass_byte_for_byte_in_every_coding(
     proxy: Proxy, put: Put, case: Case, http2: bool
 ) -> None:
     with client(proxy, http2=http2) as http:
-        for coding in CODINGS:
+        for coding in CODINGS if proxy.name == "own" else ("", "zstd"):
             script = put(_script(case, coding))
             body = case.marked(f"{coding} {http2}")
 

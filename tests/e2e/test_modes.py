@@ -55,7 +55,7 @@ def test_the_sdks_work_with_the_gateway_as_base_url(calls: Calls, key: str) -> N
             turn = {"role": "user", "content": user}
             streamed = gpt.chat.completions.create(model="gpt-next", messages=[turn], stream=True)  # type: ignore[list-item]
             return [
-                "".join(chunk.choices[0].delta.content or "" for chunk in streamed if chunk.choices),
+                "".join(chunk.choices[0].delta.content or "" for chunk in streamed if chunk.choices),  # type: ignore[union-attr]
                 gpt.responses.create(model="gpt-next", input=user).output_text,
                 claude.messages.create(model="claude-next", max_tokens=99, messages=[turn]).content[0].text,  # type: ignore[list-item, union-attr]
                 gemini.models.generate_content(model="gemini-next", contents=user).text,
@@ -72,7 +72,7 @@ def test_the_sdks_work_with_the_gateway_as_base_url(calls: Calls, key: str) -> N
 
 def test_the_path_decides_on_the_provider(gateway: httpx.Client, standin: StandIn, key: str) -> None:
     versioned = {"anthropic-version": "2023-06-01"}
-    wanted = [
+    wanted: list[tuple[str, dict[str, str], str]] = [
         ("/v1/messages", {}, "anthropic"),
         ("/v1/messages/count_tokens", {}, "anthropic"),
         ("/v1/chat/completions", {}, "openai"),
@@ -177,11 +177,6 @@ def test_the_gateway_says_what_it_is(gateway: httpx.Client) -> None:
 # --- behind a company's proxy
 
 
-@pytest.fixture(params=["own", pytest.param("stock", marks=pytest.mark.slow)])
-def kind(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
 @contextlib.contextmanager
 def behind(kind: str, company: int, folder: Path, options: dict[str, str], ca: Path) -> Iterator[Proxy]:
     mode = f"upstream:http://127.0.0.1:{company}"
@@ -193,6 +188,8 @@ def behind(kind: str, company: int, folder: Path, options: dict[str, str], ca: P
             yield proxy
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["own", "stock"])
 async def test_behind_a_company_s_proxy_misses_go_through_it_and_hits_need_nobody(
     kind: str, tmp_path: Path, options: dict[str, str], standin: StandIn, own: Proxy, key: str
 ) -> None:

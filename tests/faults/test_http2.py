@@ -3,8 +3,10 @@
 import asyncio
 import hashlib
 import ipaddress
+import socket
 import ssl
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -255,8 +257,33 @@ def test_a_stream_that_the_provider_resets_is_reset_at_the_client_and_not_learne
     assert len(h2_provider.asked(case)) == 2
 
 
-def test_a_client_that_resets_its_stream_frees_the_provider(
-    client: httpx.Client, h2_provider: H2Provider
+def _leave(proxy: Proxy, body: bytes, case: str, *, reset: bool) -> None:
+    """Ask, and leave when the answer has begun: by a reset of the stream, or by closing the connection."""
+    h2 = H2Connection()
+    with socket.create_connection(("127.0.0.1", proxy.port), WAIT_S) as plain:
+        plain.sendall(b"CONNECT api.openai.com:443 HTTP/1.1\r\nhost: api.openai.com:443\r\n\r\n")
+        while not plain.recv(1 << 16).endswith(b"\r\n\r\n"):
+            pass
+        context = _OnlyH2.trusting(proxy.ca)
+        context.set_alpn_protocols([])
+        with context.wrap_socket(plain, server_hostname="api.openai.com") as wire:
+            h2.initiate_connection()
+            head = [(":method", "POST"), (":path", "/v1/chat/completions"), (":scheme", "https"),
+                    (":authority", "api.openai.com"), ("authorization", "Bearer sk-test"), ("x-case", case)]  # fmt: skip
+            h2.send_headers(1, head)
+            h2.send_data(1, body, end_stream=True)
+            wire.sendall(h2.data_to_send())
+            while not any(isinstance(event, DataReceived) for event in h2.receive_data(wire.recv(1 << 16))):
+                wire.sendall(h2.data_to_send())
+            if reset:
+                h2.reset_stream(1, ErrorCodes.CANCEL)
+                wire.sendall(h2.data_to_send())
+                time.sleep(1)
+
+
+@pytest.mark.parametrize("reset", [True, False], ids=["reset", "connection closed"])
+def test_a_client_that_leaves_its_stream_frees_the_provider(
+    h2_proxy: Proxy, client: httpx.Client, h2_provider: H2Provider, reset: bool
 ) -> None:
     def script(stream: Stream) -> None:
         stream.head(SSE)
@@ -265,8 +292,7 @@ def test_a_client_that_resets_its_stream_frees_the_provider(
     case = fresh()
     h2_provider.scripts[case] = [script]
     body = question(case, stream=True)
-    with client.stream("POST", URL, content=body, headers={"x-case": case}) as response:
-        assert next(response.iter_raw())
+    _leave(h2_proxy, body, case, reset=reset)
     assert h2_provider.asked(case)[0].reset.wait(5), "the provider goes on for nobody"
     again = client.post(URL, content=body, headers={"x-case": case})
     assert not _deflected(again)

@@ -126,7 +126,7 @@ def test_a_store_that_another_process_locks_delays_nobody(provider: Provider, st
         proxy.stop()
 
 
-DAMAGES = ["noise", "empty", "text", "cut", "zeroed pages", "another database", "noise in the log"]
+DAMAGES = ["noise", "text", "cut", "zeroed pages", "another database", "empty", "noise in the log"]
 
 
 def _damage(path: Path, how: str) -> None:
@@ -191,11 +191,10 @@ def test_a_store_that_is_damaged_while_it_runs_gives_no_wrong_answer(provider: P
 
 def _goes_on_after(how: str, proxy: Proxy, provider: Provider) -> None:
     texts = [fresh() for _ in range(20)]
-    before = _rows(proxy.state)
     with proxy.connect() as client:
         for text in texts:
             _ask(client, text)
-    wait_for(lambda: _rows(proxy.state) >= before + 20, f"all answers are on the disk, before {how}")
+    wait_for(lambda: _rows(proxy.state) >= 20, f"all answers are on the disk, before {how}")
     _damage(_store(proxy.state), how)
     with proxy.connect() as client:
         for text in texts:
