@@ -4,6 +4,7 @@ import json
 import re
 import time
 from collections.abc import Mapping
+from functools import lru_cache
 
 import msgspec
 from mitmproxy import http
@@ -174,6 +175,7 @@ def _counting(provider: str, headers: Mapping[str, str]) -> list[str]:
     return [name for name in _ANSWER_HEADERS if name in headers]
 
 
+@lru_cache(maxsize=256)
 def _normal(name: str, value: str) -> str:
     return ",".join(sorted({part.strip() for part in value.split(",")})) if name in _LISTS else value
 

@@ -86,7 +86,7 @@ def _send_to(request: http.Request, origin: Origin) -> None:
     named = url.hostport(origin.scheme, origin.host, origin.port)
     value = named.encode()
     data.headers.fields = tuple(
-        [(pair[0], value) if pair[0].lower() == b"host" else pair for pair in data.headers.fields]
+        [(pair[0], value) if len(pair[0]) == 4 and pair[0].lower() == b"host" else pair for pair in data.headers.fields]
     )
     if data.authority:
         request.authority = named

@@ -20,7 +20,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
-from promptweir.layers.atoms import WALL, Atom, Rules, declared, roots_of, search_in
+from promptweir.layers.atoms import TOOL_ID, WALL, Atom, Rules, declared, roots_of, search_in
 from promptweir.layers.contract import Dialect, Fields, Json
 from promptweir.layers.shapes import BILLING, BILLING_REST, SHAPES, Walk, preamble_texts
 from promptweir.layers.strict import decoded, encoded, items_of
@@ -93,6 +93,8 @@ class _Part:
     """Digest and number of atoms."""
     atoms: tuple[Atom, ...]
     """In order of appearance, repeats included."""
+    bound: frozenset[Atom]
+    """Those that are ids of tool calls here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +140,7 @@ class Canonicaliser:
         # The roots come first, so that their numbers do not depend on where they happen to be used.
         numbers = {atom: number for number, atom in enumerate(roots.atoms)}
         said = [roots.heading]
+        bound: set[Atom] = set()
         for label, blocks in groups:
             said.append(label)
             for block in blocks:
@@ -147,6 +150,9 @@ class Canonicaliser:
                 said.append(part.head)
                 if part.atoms:
                     said += [numbers.setdefault(atom, len(numbers)).to_bytes(4, "big") for atom in part.atoms]
+                    bound |= part.bound
+        # What looks like the id of a tool call, but is none in this conversation, may be what is asked about.
+        said.append(repr([atom[1] for atom in numbers if atom[0] == TOOL_ID and atom not in bound]).encode())
         # Which of two waits was the longer one can be the question, even where both are short.
         said.append(
             repr(
@@ -227,12 +233,14 @@ class Canonicaliser:
         value = values[block] if block in values else decoded(block.raw)
         tool_output = block.shape == "item" and _TOOL_OUTPUT in block.raw
         walk = Walk(search_in(block.raw, self._rules, roots.atoms, tool_output=tool_output))
-        return _part_of(encoded(SHAPES[block.shape](walk, value)), tuple(walk.atoms))
+        return _part_of(encoded(SHAPES[block.shape](walk, value)), tuple(walk.atoms), frozenset(walk.bound))
 
     def _list_part(self, block: _Block, roots: _Roots) -> _Part:
         shape = block.shape.removesuffix(_LIST)
         parts = [self._part(self._memo.block(shape, item), roots, {}) for item in items_of(block.raw)]
-        return _part_of(b"".join([part.head for part in parts]), tuple([atom for part in parts for atom in part.atoms]))
+        atoms = tuple([atom for part in parts for atom in part.atoms])
+        bound = frozenset().union(*(part.bound for part in parts))
+        return _part_of(b"".join([part.head for part in parts]), atoms, bound)
 
 
 class _Memo:
@@ -256,8 +264,8 @@ class _Memo:
         return block
 
 
-def _part_of(said: bytes, atoms: tuple[Atom, ...]) -> _Part:
-    return _Part(hashlib.blake2b(said, digest_size=32).digest() + len(atoms).to_bytes(4, "big"), atoms)
+def _part_of(said: bytes, atoms: tuple[Atom, ...], bound: frozenset[Atom]) -> _Part:
+    return _Part(hashlib.blake2b(said, digest_size=32).digest() + len(atoms).to_bytes(4, "big"), atoms, bound)
 
 
 def _seconds(numbers: Mapping[Atom, int]) -> Callable[[int], float]:

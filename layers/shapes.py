@@ -50,6 +50,8 @@ class Walk:
         self._search = search
         self.atoms: list[Atom] = []
         """In order of appearance, repeats included."""
+        self.bound: set[Atom] = set()
+        """Those that are ids of tool calls, and not only look like it."""
 
     def text(self, text: str) -> Json:
         """Return *text* with a mark in place of each atom."""
@@ -93,6 +95,7 @@ class Walk:
         if not isinstance(value, str):
             return self.value(value)
         self.atoms.append((TOOL_ID, value))
+        self.bound.add((TOOL_ID, value))
         return {_ATOMS_KEY: ["", TOOL_ID, ""]}
 
     def envelope(self, value: Json, *, nested: Mapping[str, Shaper], ids: bool, drop: frozenset[str]) -> Json:

@@ -28,6 +28,7 @@ SIZE = 2_000
 @dataclass(slots=True)
 class _Seen:
     start_s: list[float] = field(default_factory=list)
+    start_cpu_s: list[float] = field(default_factory=list)
     disk_ms: list[float] = field(default_factory=list)
     memory_ms: list[float] = field(default_factory=list)
 
@@ -54,6 +55,7 @@ def run(args: Args) -> Result:
                 proxy = stage.promptweir(name, origin, state=states[name], **limits)
                 if number:  # the first start imports from a cold disk
                     seen[name].start_s.append(proxy.started_s)
+                    seen[name].start_cpu_s.append(proxy.cpu_ns() / 1e9)
                 if counts[name]:
                     stage.ask(proxy, 50_000, [number], layer="any")  # opens the connection
                     disk = stage.ask(proxy, SIZE, range(FEW))
@@ -69,7 +71,9 @@ def run(args: Args) -> Result:
 def _result(seen: dict[str, _Seen], many: int, size: int) -> Result:
     if not seen["few"].disk_ms:
         raise BenchError("at least one round is needed")
-    start = {name: statistics.median(figures.start_s) for name, figures in seen.items()}
+    # Other work on the machine can only make a start longer.
+    start = {name: min(figures.start_s) for name, figures in seen.items()}
+    start_cpu = {name: min(figures.start_cpu_s) for name, figures in seen.items()}
     disk = {name: statistics.median(seen[name].disk_ms) for name in ("few", "many")}
     memory = {name: statistics.median(seen[name].memory_ms) for name in ("few", "many")}
     parts: dict[str, Part] = {
@@ -79,6 +83,7 @@ def _result(seen: dict[str, _Seen], many: int, size: int) -> Result:
         "start_few_s": start["few"],
         "start_many_s": start["many"],
         "start_added_s": start["many"] - start["empty"],
+        "start_added_cpu_s": start_cpu["many"] - start_cpu["empty"],
         "start_limit_s": LIMIT_START_S,
         "disk_few_ms_p50": disk["few"],
         "disk_many_ms_p50": disk["many"],

@@ -10,6 +10,7 @@ import json
 import os
 import platform
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -17,6 +18,8 @@ from typing import Protocol, cast
 
 FOLDER = Path(__file__).resolve().parent
 UNKNOWN_BENCH = 2
+YARDSTICK = 1_000_000
+"""Turns of an empty loop: some 15 ms on a core of its own, several times as much where others have a share of it."""
 
 type Part = float | int | str | None
 
@@ -66,8 +69,12 @@ def benches() -> dict[str, Bench]:
 
 def machine() -> str:
     """Return what the figures were measured on."""
+    begin_ns = time.process_time_ns()
+    for _ in range(YARDSTICK):
+        pass
+    speed = f", {(time.process_time_ns() - begin_ns) / 1e6:.0f} ms for {YARDSTICK:,} empty loops"
     load = f", load average {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
-    return f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs, Python {platform.python_version()}{load}"
+    return f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs, Python {platform.python_version()}{speed}{load}"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
