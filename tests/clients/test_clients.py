@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
+
 from tests.clients.harness import CLIENTS, FILES, OTHER_PROMPT, Client, Lab, Missing, Outcome, make_repo
 
 pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(600)]

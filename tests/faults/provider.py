@@ -217,7 +217,12 @@ def chat(text: str, finish: str = "stop", **more: object) -> bytes:
 
 
 def chat_stream(text: str) -> list[bytes]:
-    base = {"id": "chatcmpl-providerproviderprovider", "object": "chat.completion.chunk", "created": 1_700_000_000, "model": "gpt-4o"}
+    base = {
+        "id": "chatcmpl-providerproviderprovider",
+        "object": "chat.completion.chunk",
+        "created": 1_700_000_000,
+        "model": "gpt-4o",
+    }
 
     def one(delta: dict[str, object], finish: str | None = None) -> bytes:
         choice = {"index": 0, "delta": delta, "finish_reason": finish}

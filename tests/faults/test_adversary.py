@@ -107,7 +107,9 @@ def test_an_answer_that_names_the_old_folder_in_any_spelling_serves_no_other(
         head = {"id": "chatcmpl-x", "object": "chat.completion.chunk", "created": 1, "model": "gpt-4o"}
         deltas = [
             b"data: "
-            + json.dumps({**head, "choices": [{"index": 0, "delta": {"content": piece}, "finish_reason": None}]}).encode()
+            + json.dumps(
+                {**head, "choices": [{"index": 0, "delta": {"content": piece}, "finish_reason": None}]}
+            ).encode()
             + b"\n\n"
             for piece in pieces
         ]
@@ -361,7 +363,12 @@ def test_a_client_cannot_plant_an_answer_for_another(proxy: Proxy, provider: Pro
     case = fresh()
     body = question(case)
     with proxy.connect() as client:
-        client.ask(body, case=case, key="sk-mallory", headers=[("x-promptweir-deflected", "true"), ("x-promptweir-layer", "l1a")])
+        client.ask(
+            body,
+            case=case,
+            key="sk-mallory",
+            headers=[("x-promptweir-deflected", "true"), ("x-promptweir-layer", "l1a")],
+        )
         assert not client.ask(body, case=case, key="sk-victim").deflected
         other = question(fresh())
         client.ask(other, case=case, headers=[("x-promptweir-cache", "bypass")])

@@ -57,7 +57,11 @@ def test_an_answer_of_300_mb_streams_through_and_is_not_kept(
     proxy: Proxy, provider: Provider, framing: str, kind: str
 ) -> None:
     async def pour(exchange: Exchange) -> bool:
-        fields = {"length": f"content-length: {SIZE}", "chunked": "transfer-encoding: chunked", "close": "connection: close"}
+        fields = {
+            "length": f"content-length: {SIZE}",
+            "chunked": "transfer-encoding: chunked",
+            "close": "connection: close",
+        }
         await exchange.head(f"content-type: {kind}", fields[framing])
         for block in _blocks():
             await (exchange.chunk(block) if framing == "chunked" else exchange.send(block))

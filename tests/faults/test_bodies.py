@@ -26,7 +26,10 @@ def deep(depth: int, text: bytes = b"") -> bytes:
 
 
 def deep_objects(depth: int) -> bytes:
-    return b'{"model":"gpt-4o","messages":[{"role":"user","content":"x"}],"x":%s1%s}' % (b'{"a": ' * depth, b"}" * depth)
+    return b'{"model":"gpt-4o","messages":[{"role":"user","content":"x"}],"x":%s1%s}' % (
+        b'{"a": ' * depth,
+        b"}" * depth,
+    )
 
 
 def on(*extra: bytes) -> bytes:
@@ -241,7 +244,9 @@ def _bomb(coding: str, size: int) -> bytes:
 
 
 @pytest.mark.parametrize("coding", ["gzip", "deflate", "br", "zstd", "gzip, gzip"])
-def test_a_bomb_goes_to_the_provider_as_it_is_and_does_not_go_off(proxy: Proxy, provider: Provider, coding: str) -> None:
+def test_a_bomb_goes_to_the_provider_as_it_is_and_does_not_go_off(
+    proxy: Proxy, provider: Provider, coding: str
+) -> None:
     bomb = _bomb(coding.partition(",")[0], 1 << 28)
     if "," in coding:
         bomb = gzip.compress(bomb)

@@ -298,7 +298,9 @@ def test_a_client_that_leaves_its_stream_frees_the_provider(
     assert not _deflected(again)
 
 
-def test_a_reset_before_the_head_is_an_error_and_later_calls_work(client: httpx.Client, h2_provider: H2Provider) -> None:
+def test_a_reset_before_the_head_is_an_error_and_later_calls_work(
+    client: httpx.Client, h2_provider: H2Provider
+) -> None:
     case = fresh()
     h2_provider.scripts[case] = [lambda stream: stream.break_off()]
     body = question(case)

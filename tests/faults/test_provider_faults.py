@@ -100,7 +100,16 @@ def _answered_anew_then_learned(proxy: Proxy, provider: Provider, body: bytes, c
     assert third.whole
 
 
-BREAKS = [_chunked_reset, _chunked_end, _half_a_chunk, _bad_chunk_size, _length_end, _length_reset, _close_end, _close_reset]
+BREAKS = [
+    _chunked_reset,
+    _chunked_end,
+    _half_a_chunk,
+    _bad_chunk_size,
+    _length_end,
+    _length_reset,
+    _close_end,
+    _close_reset,
+]
 
 
 @pytest.mark.parametrize("host", [OPENAI, ANTHROPIC])

@@ -21,9 +21,7 @@ def mitmdump(provider: Provider, tmp_path_factory: pytest.TempPathFactory) -> It
 
 
 @pytest.mark.parametrize("framing", ["chunked", "length"])
-def test_a_stream_that_breaks_off_is_not_learned_in_mitmdump(
-    mitmdump: Proxy, provider: Provider, framing: str
-) -> None:
+def test_a_stream_that_breaks_off_is_not_learned_in_mitmdump(mitmdump: Proxy, provider: Provider, framing: str) -> None:
     sent = chat_stream("one two three")[:-2]
 
     async def cut(exchange: Exchange) -> bool:
@@ -82,7 +80,9 @@ def test_a_compressed_answer_is_learned_and_a_broken_one_is_not_in_mitmdump(
         sent = packed[:-4] if broken else packed
 
         async def script(exchange: Exchange, sent: bytes = sent) -> None:
-            await exchange.head("content-type: application/json", "content-encoding: gzip", f"content-length: {len(sent)}")
+            await exchange.head(
+                "content-type: application/json", "content-encoding: gzip", f"content-length: {len(sent)}"
+            )
             await exchange.send(sent)
 
         case = fresh()

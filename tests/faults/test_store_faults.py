@@ -165,7 +165,9 @@ def seed(provider: Provider, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("how", [DAMAGES[0], *(pytest.param(how, marks=pytest.mark.slow) for how in DAMAGES[1:])])
-def test_a_store_that_is_damaged_at_the_start_is_set_aside(provider: Provider, state: Path, seed: Path, how: str) -> None:
+def test_a_store_that_is_damaged_at_the_start_is_set_aside(
+    provider: Provider, state: Path, seed: Path, how: str
+) -> None:
     shutil.copytree(seed, state)
     _damage(_store(state), how)
     proxy = up(state, provider.port)

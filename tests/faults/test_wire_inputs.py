@@ -143,8 +143,20 @@ def test_a_path_that_is_not_plainly_the_api_reaches_the_provider_as_it_was_sent_
     assert {one.sha256 for one in asked} == {_sha256(body)}
 
 
-QUERIES = ["", "?beta=true", "?beta=false", "?x=%ff", "?x=%fe", "?x=a&x=b", "?x=b&x=a", "?x", "?x=", "?X="
-           "?a=1;b=2", "?beta=true&beta=false", "?%62eta=maybe"]
+QUERIES = [
+    "",
+    "?beta=true",
+    "?beta=false",
+    "?x=%ff",
+    "?x=%fe",
+    "?x=a&x=b",
+    "?x=b&x=a",
+    "?x",
+    "?x=",
+    "?X=?a=1;b=2",
+    "?beta=true&beta=false",
+    "?%62eta=maybe",
+]
 
 
 def test_queries_that_differ_are_different_questions(proxy: Proxy, provider: Provider) -> None:
@@ -242,7 +254,9 @@ def test_many_calls_at_once_with_a_few_questions_are_each_answered_right(proxy: 
         with proxy.connect() as client:
             for turn in range(12):
                 case = cases[(number + turn) % 4]
-                said = json.loads(client.ask(question(case), case=case, key=key).body)["choices"][0]["message"]["content"]
+                said = json.loads(client.ask(question(case), case=case, key=key).body)["choices"][0]["message"][
+                    "content"
+                ]
                 if said != f"{case} for Bearer {key}":
                     wrong.append(said)
 
