@@ -75,7 +75,7 @@ async def test_a_new_session_needs_no_provider(asked):
 
 async def test_another_directory_with_the_same_content_needs_no_provider(asked):
     before = asked.lab.stats()
-    there = make_repo(asked.lab.folder / "elsewhere" / "my_App.v2 copy")
+    there = make_repo(asked.lab.folder / "elsewhere" / "my_App.v2")
 
     warm = await asked.lab.run(there, asked.home)
 
