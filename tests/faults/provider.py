@@ -254,6 +254,7 @@ def messages_stream(text: str) -> list[bytes]:
     def one(kind: str, **more: object) -> bytes:
         return f"event: {kind}\ndata: ".encode() + json.dumps({"type": kind, **more}).encode() + b"\n\n"
 
+    head: dict[str, object]
     head = {"id": "msg_01providerprovider", "type": "message", "role": "assistant", "model": "claude-sonnet-4-5",
             "content": [], "stop_reason": None, "stop_sequence": None,
             "usage": {"input_tokens": 5, "output_tokens": 1}}  # fmt: skip

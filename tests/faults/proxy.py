@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.cli.harness import command, environment
-from tests.faults.client import OPENAI, Client
+from tests.faults.client import OPENAI, WAIT_S, Client
 
 START_WAIT_S = 60.0
 authority: list[Path] = []
@@ -46,8 +46,8 @@ class Proxy:
             return False
         return stat.rpartition(")")[2].split()[0] != "Z"
 
-    def connect(self, host: str = OPENAI, **more: float) -> Client:
-        return Client(self.port, host, ca=self.ca, **more)
+    def connect(self, host: str = OPENAI, wait_s: float = WAIT_S) -> Client:
+        return Client(self.port, host, ca=self.ca, wait_s=wait_s)
 
     def rss_bytes(self) -> int:
         return self._status("VmRSS")

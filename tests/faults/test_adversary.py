@@ -130,8 +130,8 @@ def test_an_answer_that_names_the_old_folder_in_any_spelling_serves_no_other(
     if second.deflected:
         text = second.body.decode().lower()
         if layout == "stream":
-            deltas = [json.loads(line[6:]) for line in second.body.decode().splitlines() if line[6:7] == "{"]
-            text = "".join(one["choices"][0]["delta"].get("content") or "" for one in deltas).lower()
+            events = [json.loads(line[6:]) for line in second.body.decode().splitlines() if line[6:7] == "{"]
+            text = "".join(one["choices"][0]["delta"].get("content") or "" for one in events).lower()
         text = text.replace("\u200b", "").replace("\u00ad", "")
         for word in NAMES:
             assert word not in text, text
@@ -260,8 +260,8 @@ def test_an_answer_of_one_provider_is_never_that_of_another(proxy: Proxy, provid
 
 
 def _tool_turns(ids: list[str]) -> list[dict[str, object]]:
-    calls = [{"id": one, "type": "function", "function": {"name": "f", "arguments": "{}"}} for one in ids]
-    results = [{"role": "tool", "tool_call_id": one, "content": "ok"} for one in ids]
+    calls: list[object] = [{"id": one, "type": "function", "function": {"name": "f", "arguments": "{}"}} for one in ids]
+    results: list[dict[str, object]] = [{"role": "tool", "tool_call_id": one, "content": "ok"} for one in ids]
     return [{"role": "assistant", "content": None, "tool_calls": calls}, *results]
 
 

@@ -237,7 +237,7 @@ def _bomb(coding: str, size: int) -> bytes:
             return b"".join(packer.compress(zeros) for _ in range(size >> 20)) + packer.flush()
         case "br":
             compressor = brotli.Compressor(quality=1, lgwin=24)
-            return b"".join(compressor.process(zeros) for _ in range(size >> 20)) + compressor.finish()
+            return bytes(b"".join(compressor.process(zeros) for _ in range(size >> 20)) + compressor.finish())
         case _:
             squeezer = zstandard.ZstdCompressor(level=3).compressobj()
             return b"".join(squeezer.compress(zeros) for _ in range(size >> 20)) + squeezer.flush()

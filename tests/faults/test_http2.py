@@ -211,7 +211,7 @@ def client(h2_proxy: Proxy) -> Iterator[httpx.Client]:
 
 
 def _deflected(response: httpx.Response) -> bool:
-    return response.headers.get("x-promptweir-deflected") == "true"
+    return bool(response.headers.get("x-promptweir-deflected") == "true")
 
 
 def test_bytes_are_the_same_over_http_2_and_a_repeat_is_a_hit(client: httpx.Client, h2_provider: H2Provider) -> None:

@@ -13,8 +13,8 @@ from tests.faults.proxy import Proxy, healthy, up
 
 type Break = Callable[[Exchange, list[bytes]], Awaitable[bool]]
 
-STREAMS = {OPENAI: chat_stream, ANTHROPIC: messages_stream}
-WHOLES = {OPENAI: chat, ANTHROPIC: messages}
+STREAMS: dict[str, Callable[[str], list[bytes]]] = {OPENAI: chat_stream, ANTHROPIC: messages_stream}
+WHOLES: dict[str, Callable[[str], bytes]] = {OPENAI: chat, ANTHROPIC: messages}
 SSE = "content-type: text/event-stream"
 
 
@@ -300,7 +300,7 @@ def test_an_odd_but_possible_answer_passes_as_it_is_and_later_ones_say_the_same(
         assert second.body == sent
 
 
-STREAM_FAULTS = {
+STREAM_FAULTS: dict[str, Callable[[list[bytes]], list[bytes]]] = {
     "error event": lambda chunks: [*chunks[:3], b'event: error\ndata: {"type":"error","error":{"type":"overloaded_error","message":"busy"}}\n\n'],
     "error event, then the rest": lambda chunks: [*chunks[:3], b'event: error\ndata: {"type":"error","error":{"type":"overloaded_error","message":"busy"}}\n\n', *chunks[3:]],
     "error object": lambda chunks: [*chunks[:3], b'data: {"error":{"message":"busy","code":500}}\n\n', *chunks[3:]],

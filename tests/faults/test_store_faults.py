@@ -33,9 +33,9 @@ def _rows(state: Path) -> int:
     return count
 
 
-def _ask(client: Client, text: str, **more: str) -> bool:
+def _ask(client: Client, text: str, key: str = "sk-test") -> bool:
     """Ask; tell whether the answer was local."""
-    reply = client.ask(question(text), case=text, **more)
+    reply = client.ask(question(text), case=text, key=key)
     assert reply.status == 200
     assert reply.whole
     return reply.deflected
@@ -242,6 +242,7 @@ def test_a_state_folder_that_is_deleted_while_it_runs_is_made_again_or_done_with
         wait_for(lambda: not proxy.alive, "it stops", 20)
 
 
+@pytest.mark.slow
 def test_a_state_folder_that_cannot_be_written_is_done_without(provider: Provider, state: Path) -> None:
     """The store's folder is a file: nothing can be kept, everything is answered."""
     state.mkdir(mode=0o700)
@@ -254,6 +255,7 @@ def test_a_state_folder_that_cannot_be_written_is_done_without(provider: Provide
         proxy.stop()
 
 
+@pytest.mark.slow
 def test_two_proxies_on_one_store_share_their_answers(provider: Provider, state: Path) -> None:
     """Other processes may hold the same files: what one learned the other serves."""
     other = state.with_name("other")
@@ -277,6 +279,7 @@ def test_two_proxies_on_one_store_share_their_answers(provider: Provider, state:
         second.stop()
 
 
+@pytest.mark.slow
 def test_the_keys_of_the_store_are_useless_without_its_pepper(provider: Provider, state: Path) -> None:
     """A store that was copied without the pepper serves nobody: its tenants are keyed hashes."""
     seed = up(state, provider.port)

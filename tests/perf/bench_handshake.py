@@ -2,7 +2,7 @@
 
 from tests.perf.harness import Args, Part, Result
 from tests.perf.processes import Stage
-from tests.perf.rounds import take_turns
+from tests.perf.rounds import cpu_ratio, take_turns
 
 NAME = "handshake"
 DESCRIPTION = "CPU per connection with one hit: our own Master against stock mitmdump with the same addon"
@@ -30,6 +30,6 @@ def run(args: Args) -> Result:
     return Result(
         name=NAME,
         baseline=f"stock mitmdump, {figures['stock'].cpu_ms:.3f} CPU-ms a connection",
-        ratio=figures["ours"].cpu_ms / figures["stock"].cpu_ms,
+        ratio=cpu_ratio(figures["ours"], figures["stock"]),
         parts=parts,
     )

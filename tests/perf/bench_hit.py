@@ -3,7 +3,7 @@
 from tests.perf import bodies
 from tests.perf.harness import Args, Part, Result
 from tests.perf.processes import Stage
-from tests.perf.rounds import added_ms, take_turns
+from tests.perf.rounds import added_ms, cpu_ratio, take_turns
 
 NAME = "hit"
 DESCRIPTION = "a hit of the exact cache against an addon that answers a constant: 2, 50 and 500 kB requests"
@@ -40,6 +40,7 @@ def run(args: Args) -> Result:
                 f"{label}_constant_ms_p50": figures[CONSTANT].all_ms,
                 f"{label}_hit_cpu_ms": figures[OURS].cpu_ms,
                 f"{label}_constant_cpu_ms": figures[CONSTANT].cpu_ms,
+                f"{label}_cpu_ratio": cpu_ratio(figures[OURS], figures[CONSTANT]),
             }
     return Result(
         name=NAME,

@@ -6,7 +6,7 @@ Masters' own share from the work of the cache, which costs the same on both.
 
 from tests.perf.harness import Args, Part, Result
 from tests.perf.processes import Stage
-from tests.perf.rounds import take_turns
+from tests.perf.rounds import cpu_ratio, take_turns
 
 NAME = "master"
 DESCRIPTION = "CPU per hit: our own Master against stock mitmdump with the same addon (at most 0.5)"
@@ -35,11 +35,11 @@ def run(args: Args) -> Result:
             f"{name.replace('-', '_')}_cpu_ms": figure.cpu_ms,
             f"{name.replace('-', '_')}_ms_p50": figure.all_ms,
         }
-    parts["constant_ratio"] = figures["ours-constant"].cpu_ms / figures["stock-constant"].cpu_ms
+    parts["constant_ratio"] = cpu_ratio(figures["ours-constant"], figures["stock-constant"])
     parts["request_bytes"] = SIZE
     return Result(
         name=NAME,
         baseline=f"stock mitmdump, {figures['stock'].cpu_ms:.3f} CPU-ms a hit",
-        ratio=figures["ours"].cpu_ms / figures["stock"].cpu_ms,
+        ratio=cpu_ratio(figures["ours"], figures["stock"]),
         parts=parts,
     )

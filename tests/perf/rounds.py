@@ -27,6 +27,7 @@ class Figures:
     p90_ms: float
     cpu_ms: float
     """Median over the rounds."""
+    cpu_by_round_ms: tuple[float, ...]
     by_round_ms: tuple[float, ...]
     """The median time to the first byte in each round, for differences between proxies that took turns."""
 
@@ -62,6 +63,7 @@ def take_turns(proxies: Sequence[Proxy], ask: Callable[[Proxy, int], Timings], *
             all_ms=statistics.median(last[proxy.name]),
             p90_ms=statistics.quantiles(last[proxy.name], n=10)[-1],
             cpu_ms=statistics.median(cpu[proxy.name]),
+            cpu_by_round_ms=tuple(cpu[proxy.name]),
             by_round_ms=tuple(statistics.median(many) for many in first[proxy.name]),
         )
         for proxy in proxies
@@ -71,3 +73,8 @@ def take_turns(proxies: Sequence[Proxy], ask: Callable[[Proxy, int], Timings], *
 def added_ms(ours: Figures, theirs: Figures) -> float:
     """Return the median, over the rounds, of what ours took more to the first byte than theirs in the same round."""
     return statistics.median(a - b for a, b in zip(ours.by_round_ms, theirs.by_round_ms, strict=True))
+
+
+def cpu_ratio(ours: Figures, theirs: Figures) -> float:
+    """Return the median, over the rounds, of our CPU time over theirs in the same round."""
+    return statistics.median(a / b for a, b in zip(ours.cpu_by_round_ms, theirs.cpu_by_round_ms, strict=True))
